@@ -4,23 +4,29 @@
 
 #include <string.h>
 
-#define ROW(member, kind)                                                                                                               \
-    .name = #member, .offset = (uint16_t)offsetof(struct moat_options, member), .type = (kind)
-#define MOAT_OPTION_NUMBER(member, value, low, high, of, text)                                                                          \
-    {ROW(member, MOAT_OPTION_IS_NUMBER), .default_value = (value), .least = (low), .most = (high), .unit = (of), .help = (text)},
-#define MOAT_OPTION_BOOL(member, value, text) {ROW(member, MOAT_OPTION_IS_BOOL), .default_value = (value), .help = (text)},
-#define MOAT_OPTION_CHOICE(member, value, choices, text)                                                                                \
+#define ROW(member, kind) .name = #member, .offset = (uint16_t)offsetof(struct moat_options, member), .type = (kind)
+#define MOAT_OPTION_NUMBER(member, value, low, high, of, text)                                                         \
+    {ROW(member, MOAT_OPTION_IS_NUMBER),                                                                               \
+     .default_value = (value),                                                                                         \
+     .least = (low),                                                                                                   \
+     .most = (high),                                                                                                   \
+     .unit = (of),                                                                                                     \
+     .help = (text)},
+#define MOAT_OPTION_BOOL(member, value, text)                                                                          \
+    {ROW(member, MOAT_OPTION_IS_BOOL), .default_value = (value), .help = (text)},
+#define MOAT_OPTION_CHOICE(member, value, choices, text)                                                               \
     {ROW(member, MOAT_OPTION_IS_CHOICE), .default_value = (value), .words = (choices), .help = (text)},
-#define MOAT_OPTION_STRING(member, value, text) {ROW(member, MOAT_OPTION_IS_STRING), .default_text = (value), .help = (text)},
+#define MOAT_OPTION_STRING(member, value, text)                                                                        \
+    {ROW(member, MOAT_OPTION_IS_STRING), .default_text = (value), .help = (text)},
 const struct moat_option_info moat_option_table[MOAT_OPTION_COUNT] = {
 #include "guard/option/option.def"
 };
 
 _Static_assert(MOAT_OPTION_COUNT <= 64, "struct moat_options keeps one bit per option in a uint64_t");
 
-#define NAME_BYTES_MAX 32  /* no key is longer; also bounds the edit distance's table */
+#define NAME_BYTES_MAX  32 /* no key is longer; also bounds the edit distance's table */
 #define SHOWN_BYTES_MAX 48 /* this much of a user's own text is repeated in an error line */
-#define NEAR_EDITS_MAX 4   /* further away, a suggestion would only confuse */
+#define NEAR_EDITS_MAX  4  /* further away, a suggestion would only confuse */
 
 /* ---- an error line, built without stdio ---- */
 
@@ -29,8 +35,7 @@ struct line {
     size_t used_bytes;
 };
 
-static void line_bytes(struct line *line, const char *bytes, size_t count)
-{
+static void line_bytes(struct line *line, const char *bytes, size_t count) {
     size_t room = MOAT_OPTION_ERROR_BYTES - 1 - line->used_bytes;
     if (count > room) {
         count = room;
@@ -40,20 +45,17 @@ static void line_bytes(struct line *line, const char *bytes, size_t count)
     line->text[line->used_bytes] = '\0';
 }
 
-static void line_text(struct line *line, const char *text)
-{
+static void line_text(struct line *line, const char *text) {
     line_bytes(line, text, strlen(text));
 }
 
-static void line_number(struct line *line, uint64_t value, const char *unit)
-{
+static void line_number(struct line *line, uint64_t value, const char *unit) {
     char room[MOAT_OPTION_NUMBER_BYTES];
     line_text(line, moat_option_number_text(value, unit, room));
 }
 
 /* A user's text goes to a terminal, so control bytes are not passed on. */
-static void line_shown(struct line *line, const char *text, size_t count)
-{
+static void line_shown(struct line *line, const char *text, size_t count) {
     bool cut = count > SHOWN_BYTES_MAX;
     for (size_t i = 0; i < (cut ? SHOWN_BYTES_MAX : count); i++) {
         char byte = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
@@ -64,8 +66,7 @@ static void line_shown(struct line *line, const char *text, size_t count)
     }
 }
 
-const char *moat_option_number_text(uint64_t value, const char *unit, char *room)
-{
+const char *moat_option_number_text(uint64_t value, const char *unit, char *room) {
     const char *suffix = "";
     if (unit != NULL && strcmp(unit, "bytes") == 0 && value != 0) {
         static const char *const suffixes[] = {"K", "M", "G"};
@@ -88,8 +89,7 @@ const char *moat_option_number_text(uint64_t value, const char *unit, char *room
     return room;
 }
 
-bool moat_option_word(const char *words, uint64_t index, char *room, size_t room_bytes)
-{
+bool moat_option_word(const char *words, uint64_t index, char *room, size_t room_bytes) {
     for (; index > 0; index--) {
         words = strchr(words, '|');
         if (words == NULL) {
@@ -109,14 +109,12 @@ bool moat_option_word(const char *words, uint64_t index, char *room, size_t room
 
 /* ---- the nearest key ---- */
 
-static size_t least_of(size_t one, size_t two)
-{
+static size_t least_of(size_t one, size_t two) {
     return one < two ? one : two;
 }
 
 /* How many single-byte changes lead from `key` to `name` (Levenshtein), by rows. */
-static size_t edit_distance(const char *key, size_t key_length, const char *name)
-{
+static size_t edit_distance(const char *key, size_t key_length, const char *name) {
     size_t row[NAME_BYTES_MAX + 1];
     size_t name_length = strlen(name);
     for (size_t column = 0; column <= name_length; column++) {
@@ -135,8 +133,7 @@ static size_t edit_distance(const char *key, size_t key_length, const char *name
     return row[name_length];
 }
 
-static const char *nearest_key(const char *key, size_t length)
-{
+static const char *nearest_key(const char *key, size_t length) {
     const char *nearest = NULL;
     size_t fewest = least_of(NEAR_EDITS_MAX, length / 2) + 1;
     if (length > NAME_BYTES_MAX) {
@@ -154,13 +151,11 @@ static const char *nearest_key(const char *key, size_t length)
 
 /* ---- values ---- */
 
-static bool same(const char *text, size_t length, const char *word)
-{
+static bool same(const char *text, size_t length, const char *word) {
     return strlen(word) == length && memcmp(text, word, length) == 0;
 }
 
-static bool read_bool(const char *value, size_t length, bool *result)
-{
+static bool read_bool(const char *value, size_t length, bool *result) {
     static const char *const words[] = {"0", "no", "off", "false", "1", "yes", "on", "true"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (same(value, length, words[i])) {
@@ -171,8 +166,7 @@ static bool read_bool(const char *value, size_t length, bool *result)
     return false;
 }
 
-static int digit_of(char byte, unsigned base)
-{
+static int digit_of(char byte, unsigned base) {
     int digit = byte >= '0' && byte <= '9'                 ? byte - '0'
                 : base == 16 && byte >= 'a' && byte <= 'f' ? byte - 'a' + 10
                 : base == 16 && byte >= 'A' && byte <= 'F' ? byte - 'A' + 10
@@ -180,16 +174,17 @@ static int digit_of(char byte, unsigned base)
     return digit;
 }
 
-static unsigned suffix_shift(char suffix)
-{
-    return suffix == 'K' || suffix == 'k' ? 10 : suffix == 'M' || suffix == 'm' ? 20 : suffix == 'G' || suffix == 'g' ? 30 : 0;
+static unsigned suffix_shift(char suffix) {
+    return suffix == 'K' || suffix == 'k'   ? 10
+           : suffix == 'M' || suffix == 'm' ? 20
+           : suffix == 'G' || suffix == 'g' ? 30
+                                            : 0;
 }
 
 /* What a number's text amounts to. TOO_LARGE is told apart from nonsense so that the error can speak of the range. */
 enum number_result { NUMBER_OK, NUMBER_TOO_LARGE, NUMBER_NONSENSE };
 
-static enum number_result read_number(const char *value, size_t length, const char *unit, uint64_t *result)
-{
+static enum number_result read_number(const char *value, size_t length, const char *unit, uint64_t *result) {
     unsigned shift = 0;
     if (length > 0 && strcmp(unit, "bytes") == 0) {
         shift = suffix_shift(value[length - 1]);
@@ -221,8 +216,7 @@ static enum number_result read_number(const char *value, size_t length, const ch
     return NUMBER_OK;
 }
 
-static bool read_choice(const char *value, size_t length, const char *words, uint8_t *result)
-{
+static bool read_choice(const char *value, size_t length, const char *words, uint8_t *result) {
     char word[NAME_BYTES_MAX];
     for (uint8_t i = 0; moat_option_word(words, i, word, sizeof word); i++) {
         if (same(value, length, word)) {
@@ -234,8 +228,7 @@ static bool read_choice(const char *value, size_t length, const char *words, uin
 }
 
 /* Copies a string's value, undoing "\:" and "\\". NULL when there is no room. */
-static const char *keep_string(struct moat_option_text *text, const char *value, size_t length)
-{
+static const char *keep_string(struct moat_option_text *text, const char *value, size_t length) {
     size_t start = text->used_bytes;
     size_t used = start;
     for (size_t i = 0; i < length; i++) {
@@ -257,28 +250,33 @@ static const char *keep_string(struct moat_option_text *text, const char *value,
 
 /* ---- the parser ---- */
 
-static void *member_of(struct moat_options *options, const struct moat_option_info *info)
-{
+static void *member_of(struct moat_options *options, const struct moat_option_info *info) {
     return (unsigned char *)options + info->offset;
 }
 
-void moat_options_default(struct moat_options *options)
-{
+void moat_options_default(struct moat_options *options) {
     memset(options, 0, sizeof *options);
     for (size_t i = 0; i < MOAT_OPTION_COUNT; i++) {
         const struct moat_option_info *info = &moat_option_table[i];
         void *member = member_of(options, info);
         switch ((enum moat_option_type)info->type) {
-        case MOAT_OPTION_IS_NUMBER: *(uint64_t *)member = info->default_value; break;
-        case MOAT_OPTION_IS_BOOL: *(bool *)member = info->default_value != 0; break;
-        case MOAT_OPTION_IS_CHOICE: *(uint8_t *)member = (uint8_t)info->default_value; break;
-        case MOAT_OPTION_IS_STRING: *(const char **)member = info->default_text; break;
+        case MOAT_OPTION_IS_NUMBER:
+            *(uint64_t *)member = info->default_value;
+            break;
+        case MOAT_OPTION_IS_BOOL:
+            *(bool *)member = info->default_value != 0;
+            break;
+        case MOAT_OPTION_IS_CHOICE:
+            *(uint8_t *)member = (uint8_t)info->default_value;
+            break;
+        case MOAT_OPTION_IS_STRING:
+            *(const char **)member = info->default_text;
+            break;
         }
     }
 }
 
-static void complain_range(struct line *line, const struct moat_option_info *info)
-{
+static void complain_range(struct line *line, const struct moat_option_info *info) {
     line_text(line, " is out of range: it takes ");
     line_number(line, info->least, info->unit);
     line_text(line, " to ");
@@ -288,8 +286,7 @@ static void complain_range(struct line *line, const struct moat_option_info *inf
 
 /* Sets one option. On failure `line`, which names the option already, gets the reason. */
 static bool set_option(struct moat_options *options, struct moat_option_text *text, const struct moat_option_info *info,
-                       const char *value, size_t length, struct line *line)
-{
+                       const char *value, size_t length, struct line *line) {
     void *member = member_of(options, info);
     switch ((enum moat_option_type)info->type) {
     case MOAT_OPTION_IS_NUMBER: {
@@ -336,8 +333,7 @@ static bool set_option(struct moat_options *options, struct moat_option_text *te
 }
 
 static bool parse_part(struct moat_options *options, struct moat_option_text *text, const char *part, size_t length,
-                       struct line *line)
-{
+                       struct line *line) {
     const char *equals = memchr(part, '=', length);
     size_t key_length = equals != NULL ? (size_t)(equals - part) : length;
     size_t index = 0;
@@ -368,8 +364,7 @@ static bool parse_part(struct moat_options *options, struct moat_option_text *te
     return true;
 }
 
-bool moat_options_parse(struct moat_options *options, struct moat_option_text *text, const char *given, char *error)
-{
+bool moat_options_parse(struct moat_options *options, struct moat_option_text *text, const char *given, char *error) {
     error[0] = '\0';
     while (given != NULL && *given != '\0') {
         size_t length = 0;

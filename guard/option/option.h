@@ -1,8 +1,9 @@
 /* The options of a run: what MOAT_OPTIONS may say, and the struct it is read into.
- * May include: freestanding headers. Nothing here allocates, locks or calls more than mem* and str*, so that it works before the C
- * library is initialised and on a device.
+ * May include: freestanding headers. Nothing here allocates, locks or calls more than mem* and str*, so that it works
+ * before the C library is initialised and on a device.
  *
- * option.def is the one place that lists options; struct, parser, `moat options` and moat-options(7) all come from it. */
+ * option.def is the one place that lists options; struct, parser, `moat options` and moat-options(7) all come from it.
+ */
 #ifndef MOAT_GUARD_OPTION_H
 #define MOAT_GUARD_OPTION_H
 
@@ -13,7 +14,7 @@
 /* One member per option, under the option's own name: numbers are uint64_t, choices the index of the chosen word. */
 struct moat_options {
 #define MOAT_OPTION_NUMBER(name, ...) uint64_t name;
-#define MOAT_OPTION_BOOL(name, ...) bool name;
+#define MOAT_OPTION_BOOL(name, ...)   bool name;
 #define MOAT_OPTION_CHOICE(name, ...) uint8_t name;
 #define MOAT_OPTION_STRING(name, ...) const char *name;
 #include "guard/option/option.def"
@@ -27,7 +28,7 @@ struct moat_options {
 /* MOAT_OPTION_ID_exitcode and so on, in the table's order. */
 enum moat_option_id {
 #define MOAT_OPTION_NUMBER(name, ...) MOAT_OPTION_ID_##name,
-#define MOAT_OPTION_BOOL(name, ...) MOAT_OPTION_ID_##name,
+#define MOAT_OPTION_BOOL(name, ...)   MOAT_OPTION_ID_##name,
 #define MOAT_OPTION_CHOICE(name, ...) MOAT_OPTION_ID_##name,
 #define MOAT_OPTION_STRING(name, ...) MOAT_OPTION_ID_##name,
 #include "guard/option/option.def"
@@ -76,19 +77,17 @@ struct moat_option_text {
 /* Sets every option to its default and none as given. */
 void moat_options_default(struct moat_options *options);
 
-/* Reads "key=value:key=value" over what `options` holds; the last of two equal keys wins. In a string value "\:" stands for a colon
- * and "\\" for a backslash. Empty parts are skipped. Bools take 0, 1, no, yes, off, on, false, true; numbers are decimal or 0x...
- * Takes:   options set by moat_options_default; text, zeroed before its first use, which keeps the strings; given, may be NULL;
- *          error, room of MOAT_OPTION_ERROR_BYTES.
- * Gives:   true when all of it was understood.
- * Fails:   false at the first part that was not, with one line in `error` (without a newline) that names it, what it may be, and for
- *          an unknown key the nearest known one. The parts before it were set.
- * Owns:    string options point into `text`, which must live as long as they are used. */
+/* Reads "key=value:key=value" over what `options` holds; the last of two equal keys wins. In a string value "\:" stands
+ * for a colon and "\\" for a backslash. Empty parts are skipped. Bools take 0, 1, no, yes, off, on, false, true;
+ * numbers are decimal or 0x... Takes:   options set by moat_options_default; text, zeroed before its first use, which
+ * keeps the strings; given, may be NULL; error, room of MOAT_OPTION_ERROR_BYTES. Gives:   true when all of it was
+ * understood. Fails:   false at the first part that was not, with one line in `error` (without a newline) that names
+ * it, what it may be, and for an unknown key the nearest known one. The parts before it were set. Owns:    string
+ * options point into `text`, which must live as long as they are used. */
 bool moat_options_parse(struct moat_options *options, struct moat_option_text *text, const char *given, char *error);
 
 /* Whether the option was given rather than left at its default. */
-static inline bool moat_option_is_set(const struct moat_options *options, enum moat_option_id id)
-{
+static inline bool moat_option_is_set(const struct moat_options *options, enum moat_option_id id) {
     return (options->set >> (unsigned)id & 1) != 0;
 }
 
