@@ -89,14 +89,16 @@ $(B)/obj/lib/%.o: %.c $(B)/flags Makefile
 	$(CC) $(BASE) $(OPTIMISE) $(LIBRARY) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(B)/libmoat.so: $(OBJ_LIBRARY)
+	@mkdir -p $(@D)
 	$(CC) $(OPTIMISE) $(CFLAGS) $(LIBRARY_LINK) -o $@ $(OBJ_LIBRARY)
 
 $(B)/libmoat.a: $(OBJ_LIBRARY)
-	@rm -f $@
+	@mkdir -p $(@D); rm -f $@
 	$(AR) rcs $@ $(OBJ_LIBRARY)
 
 # Names in reports are demangled by the C++ run-time library; nothing else of it is used.
 $(B)/moat: $(OBJ_CLI)
+	@mkdir -p $(@D)
 	$(CC) $(OPTIMISE) $(CFLAGS) -o $@ $(OBJ_CLI) $(LDFLAGS) -ldw -lelf -lstdc++
 
 # ---- tests -----------------------------------------------------------------------------------------------------------
@@ -162,7 +164,8 @@ $(B)/man/%: docs/man/% include/moat/version.h
 	@mkdir -p $(@D)
 	sed 's/@VERSION@/$(VERSION)/g' $< > $@
 
-$(B)/moat.pc: docs/moat.pc.in include/moat/version.h $(B)/flags Makefile FORCE
+$(B)/moat.pc: docs/moat.pc.in include/moat/version.h Makefile FORCE
+	@mkdir -p $(@D)
 	@sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' $< > $@
 
 install: all $(B)/moat.pc ## into $(DESTDIR)$(PREFIX)
