@@ -52,10 +52,13 @@ struct moat_backend {
     /* The latest fault, if one was found since the last call. May be NULL: never any. */
     bool (*fault)(void *context, struct moat_fault *fault);
 
-    /* Makes a block inaccessible after the guard's claim on it, keeping a copy of its first `dress_bytes` bytes, which `dress` then
-     * answers with. Both NULL for backends whose freed blocks stay readable: those are poisoned instead. */
-    void (*conceal)(void *context, void *block, size_t dress_bytes);
+    /* For backends whose freed blocks become inaccessible instead of being poisoned; all three NULL for the others.
+     * detach:  copies the first `dress_bytes` of a block to a place outside it (with the backend's lock held).
+     * dress:   that copy, or NULL when the block was not detached.
+     * conceal: makes the detached block's bytes inaccessible (without the lock: the block is the caller's). */
+    void (*detach)(void *context, void *block, size_t dress_bytes);
     void *(*dress)(void *context, void *block);
+    void (*conceal)(void *context, void *block);
 };
 
 #ifdef __cplusplus
