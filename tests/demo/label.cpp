@@ -13,6 +13,4 @@ char *label_make(const char *name, long requests) {
     return label;
 }
 
-void label_release(char *label) {
-    delete[] label;
-}
+void label_release(char *label) { delete[] label; }

@@ -40,9 +40,7 @@ struct request {
 
 static const char *bug = "";
 
-static bool is_bug(const char *name) {
-    return strcmp(bug, name) == 0;
-}
+static bool is_bug(const char *name) { return strcmp(bug, name) == 0; }
 
 static char *copy_text(const char *text) {
     size_t length = strlen(text);
