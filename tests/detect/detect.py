@@ -162,7 +162,8 @@ def sweeps(build, deep):
                        ["-O1", "-g", "-fno-builtin", "-Wall", "-Wextra", "-Werror", "-Iinclude", "-rdynamic", "-pthread", "-o",
                         binary, source], check=True)
         environment = dict(os.environ, LD_PRELOAD=os.path.abspath(os.path.join(build, "libmoat.so")),
-                           MOAT_OPTIONS="on_error=continue:leak_check=0:report=/dev/null")
+                           MOAT_OPTIONS="on_error=continue:leak_check=0:report=/dev/null:"
+                                        "quarantine=65536:quarantine_far=0:exitcode=1:shards=1")
         process = subprocess.run([binary] + (["--deep"] if deep else []), env=environment, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT, timeout=3600 if deep else 240, check=False)
         output = process.stdout.decode(errors="replace")
