@@ -10,8 +10,8 @@
 /* Blocks that one call of sweep looks at. */
 #define MOAT_SWEEP_BLOCKS 64u
 
-static struct moat_range *range_of(const struct moat_guard *guard, uintptr_t address) {
-    struct moat_range *range = guard->locator.find(guard->locator.context, address);
+static struct moat_span *range_of(const struct moat_guard *guard, uintptr_t address) {
+    struct moat_span *range = guard->locator.find(guard->locator.context, address);
     return range != NULL && atomic_load(&range->guard) == guard ? range : NULL;
 }
 
@@ -19,15 +19,15 @@ static struct moat_range *range_of(const struct moat_guard *guard, uintptr_t add
 static uintptr_t start_below(const struct moat_guard *guard, uintptr_t address, size_t most_bytes) {
     uintptr_t at = address;
     for (;;) {
-        const struct moat_range *range = range_of(guard, at);
+        const struct moat_span *range = range_of(guard, at);
         if (range == NULL) {
             return 0;
         }
-        uintptr_t found = moat_range_start_below(range, at, most_bytes - (address - at));
+        uintptr_t found = moat_span_start_below(range, at, most_bytes - (address - at));
         if (found != 0) {
             return found;
         }
-        at = moat_range_start(range) - 1;
+        at = moat_span_start(range) - 1;
         if (address - at > most_bytes) {
             return 0;
         }
@@ -35,18 +35,18 @@ static uintptr_t start_below(const struct moat_guard *guard, uintptr_t address, 
 }
 
 static uintptr_t start_above(const struct moat_guard *guard, uintptr_t address, size_t most_bytes) {
-    const struct moat_range *range = range_of(guard, address);
-    uintptr_t found = range == NULL ? 0 : moat_range_start_above(range, address);
+    const struct moat_span *range = range_of(guard, address);
+    uintptr_t found = range == NULL ? 0 : moat_span_start_above(range, address);
     if (range != NULL && found == 0) {
-        range = range_of(guard, moat_range_end(range));
-        found = range == NULL ? 0 : moat_range_start_above(range, moat_range_start(range));
+        range = range_of(guard, moat_span_end(range));
+        found = range == NULL ? 0 : moat_span_start_above(range, moat_span_start(range));
     }
     return found != 0 && found - address <= most_bytes ? found : 0;
 }
 
 static bool is_live(const struct moat_guard *guard, uintptr_t user) {
-    const struct moat_range *range = range_of(guard, user);
-    return range != NULL && moat_range_is_start(range, user) && moat_bit(range->live, moat_range_index(range, user));
+    const struct moat_span *range = range_of(guard, user);
+    return range != NULL && moat_span_is_start(range, user) && moat_bit(range->live, moat_span_index(range, user));
 }
 
 struct moat_block_facts moat_guard_facts(const struct moat_guard *guard, uintptr_t user, bool *header_lost) {
@@ -316,13 +316,13 @@ static void diagnose_stranger(struct moat_guard *guard, uintptr_t address, const
 
 bool moat_guard_diagnose_call(struct moat_guard *guard, void *user, const struct moat_call *call, struct moat_findings *findings) {
     uintptr_t address = (uintptr_t)user;
-    struct moat_range *range = range_of(guard, address);
+    struct moat_span *range = range_of(guard, address);
     findings->count = 0;
-    if (range == NULL || !moat_range_is_start(range, address)) {
+    if (range == NULL || !moat_span_is_start(range, address)) {
         diagnose_stranger(guard, address, call, findings);
         return false;
     }
-    size_t index = moat_range_index(range, address);
+    size_t index = moat_span_index(range, address);
     bool lost;
     if (!moat_bit(range->live, index)) {
         struct moat_finding *finding = finding_new(findings, MOAT_DOUBLE_FREE, call);
@@ -385,14 +385,14 @@ static void sweep_block(struct moat_guard *guard, uintptr_t user, const struct m
 bool moat_guard_sweep(struct moat_guard *guard, uintptr_t *cursor, const struct moat_call *call, struct moat_findings *findings) {
     findings->count = 0;
     for (unsigned i = 0; i < MOAT_SWEEP_BLOCKS && findings->count == 0; i++) {
-        const struct moat_range *range = guard->locator.next(guard->locator.context, guard, *cursor);
+        const struct moat_span *range = guard->locator.next(guard->locator.context, guard, *cursor);
         if (range == NULL) {
             return false;
         }
-        uintptr_t start = moat_range_start(range);
-        uintptr_t user = moat_range_start_above(range, *cursor > start ? *cursor : start);
+        uintptr_t start = moat_span_start(range);
+        uintptr_t user = moat_span_start_above(range, *cursor > start ? *cursor : start);
         if (user == 0) {
-            *cursor = moat_range_end(range);
+            *cursor = moat_span_end(range);
             if (*cursor == 0) {
                 return false;
             }

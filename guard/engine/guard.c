@@ -18,8 +18,8 @@ void moat_guard_init(struct moat_guard *guard, const struct moat_guard_config *c
 
 static void *block_of(uintptr_t user) { return (void *)(user - MOAT_LEAD_BYTES); }
 
-static struct moat_range *range_of(const struct moat_guard *guard, uintptr_t user) {
-    struct moat_range *range = guard->locator.find(guard->locator.context, user);
+static struct moat_span *range_of(const struct moat_guard *guard, uintptr_t user) {
+    struct moat_span *range = guard->locator.find(guard->locator.context, user);
     return range != NULL && atomic_load_explicit(&range->guard, memory_order_relaxed) == guard ? range : NULL;
 }
 
@@ -40,7 +40,7 @@ void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignm
         return NULL;
     }
     uintptr_t user = (uintptr_t)block + MOAT_LEAD_BYTES;
-    struct moat_range *range = range_of(guard, user);
+    struct moat_span *range = range_of(guard, user);
     size_t usable_bytes = guard->backend->usable(guard->backend_context, block);
     if (range == NULL || usable_bytes < MOAT_LEAD_BYTES + size_bytes + rear_least) {
         guard->backend->free(guard->backend_context, block);
@@ -59,7 +59,7 @@ void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignm
     moat_header_seal(header, secret, user);
     moat_zone_write(secret, user - MOAT_FRONT_BYTES, user);
     moat_zone_write(secret, user + size_bytes, user + size_bytes + rear_bytes);
-    size_t index = moat_range_index(range, user);
+    size_t index = moat_span_index(range, user);
     moat_bit_set(range->starts, index);
     moat_bit_set(range->live, index);
 
@@ -82,9 +82,9 @@ static bool family_fits(unsigned block_family, unsigned call_family) {
     return block_family == call_family || (call_family == MOAT_FAMILY_MALLOC && block_family == MOAT_FAMILY_ALIGNED);
 }
 
-static bool live_and_whole(const struct moat_guard *guard, const struct moat_range *range, uintptr_t user) {
+static bool live_and_whole(const struct moat_guard *guard, const struct moat_span *range, uintptr_t user) {
     const uint64_t secret = guard->config->secret;
-    if (range == NULL || !moat_range_is_start(range, user) || !moat_bit(range->live, moat_range_index(range, user))) {
+    if (range == NULL || !moat_span_is_start(range, user) || !moat_bit(range->live, moat_span_index(range, user))) {
         return false;
     }
     const struct moat_header *header = moat_header_of(user);
@@ -111,7 +111,7 @@ bool moat_guard_prove(const struct moat_guard *guard, void *user, const struct m
 
 bool moat_guard_claim(struct moat_guard *guard, void *user, const struct moat_call *call, size_t *size_bytes) {
     uintptr_t address = (uintptr_t)user;
-    struct moat_range *range = range_of(guard, address);
+    struct moat_span *range = range_of(guard, address);
     if (!live_and_whole(guard, range, address)) {
         return false;
     }
@@ -120,7 +120,7 @@ bool moat_guard_claim(struct moat_guard *guard, void *user, const struct moat_ca
         return false;
     }
     uint64_t size = moat_header_size(header);
-    moat_bit_clear(range->live, moat_range_index(range, address));
+    moat_bit_clear(range->live, moat_span_index(range, address));
     moat_header_set_size(header, size, MOAT_BLOCK_FILLING, moat_header_family(header));
     header->free_stack = call->stack;
     header->free_thread = call->thread;
@@ -136,9 +136,7 @@ bool moat_guard_claim(struct moat_guard *guard, void *user, const struct moat_ca
 }
 
 void moat_guard_poison(const struct moat_guard *guard, void *user, size_t size_bytes) {
-    if (guard->backend->conceal != NULL) {
-        guard->backend->conceal(guard->backend_context, block_of((uintptr_t)user));
-    } else {
+    if (guard->backend->conceal == NULL) {
         memset(user, MOAT_POISON_BYTE, size_bytes);
     }
 }
@@ -149,6 +147,9 @@ static size_t footprint_of(const struct moat_header *header) {
 
 void moat_guard_enqueue(struct moat_guard *guard, void *user, uint64_t event) {
     uintptr_t address = (uintptr_t)user;
+    if (guard->backend->conceal != NULL) {
+        guard->backend->conceal(guard->backend_context, block_of(address));
+    }
     struct moat_header *header = moat_guard_header(guard, address);
     moat_header_set_size(header, moat_header_size(header), MOAT_BLOCK_QUARANTINED, moat_header_family(header));
     moat_header_seal(header, guard->config->secret, address);
@@ -217,15 +218,15 @@ static bool backend_agrees(const struct moat_guard *guard, uintptr_t user, const
 bool moat_guard_give_back(struct moat_guard *guard, const struct moat_victim *victim, const struct moat_call *call,
                           struct moat_finding *finding) {
     uintptr_t user = (uintptr_t)victim->user;
-    struct moat_range *range = range_of(guard, user);
+    struct moat_span *range = range_of(guard, user);
     const struct moat_header *header = moat_guard_header(guard, user);
     struct moat_block_facts facts = moat_header_facts(header, user);
     if (range != NULL && backend_agrees(guard, user, header)) {
-        moat_bit_clear(range->starts, moat_range_index(range, user)); /* first: the range may go with the block */
+        moat_bit_clear(range->starts, moat_span_index(range, user)); /* first: the range may go with the block */
         if (guard->backend->free(guard->backend_context, block_of(user))) {
             return true;
         }
-        moat_bit_set(range->starts, moat_range_index(range, user));
+        moat_bit_set(range->starts, moat_span_index(range, user));
     }
     moat_guard_retire(guard, user);
     moat_guard_fault_finding(guard, &facts, call, finding);

@@ -30,8 +30,8 @@ struct moat_guard_config {
 
 /* How the guard finds the ranges its blocks lie in. */
 struct moat_locator {
-    struct moat_range *(*find)(const void *context, uintptr_t address);
-    struct moat_range *(*next)(const void *context, const struct moat_guard *guard, uintptr_t address);
+    struct moat_span *(*find)(const void *context, uintptr_t address);
+    struct moat_span *(*next)(const void *context, const struct moat_guard *guard, uintptr_t address);
     const void *context;
 };
 

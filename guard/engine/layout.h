@@ -53,8 +53,8 @@ static inline struct moat_header *moat_header_of(uintptr_t user) {
     return (struct moat_header *)(user - MOAT_LEAD_BYTES);
 }
 
-static inline uint64_t moat_header_size(const struct moat_header *header) {
-    return header->size_state_family & ((UINT64_C(1) << MOAT_SIZE_BITS) - 1);
+static inline size_t moat_header_size(const struct moat_header *header) {
+    return (size_t)(header->size_state_family & ((UINT64_C(1) << MOAT_SIZE_BITS) - 1));
 }
 
 static inline unsigned moat_header_state(const struct moat_header *header) {

@@ -4,11 +4,11 @@
 #include <string.h>
 
 struct moat_map_leaf {
-    _Atomic(struct moat_range *) window[(size_t)1 << 13];
+    _Atomic(struct moat_span *) window[(size_t)1 << 13];
 };
 _Static_assert(MOAT_MAP_LEAF_BITS <= 13 && MOAT_MAP_ROOT_BITS <= 48u - MOAT_WINDOW_SHIFT - 13u, "the arrays hold every window");
 
-void moat_map_init(struct moat_map *map, const struct moat_source *memory) {
+void moat_map_init(struct moat_block_map *map, const struct moat_source *memory) {
     for (size_t i = 0; i < sizeof map->root / sizeof map->root[0]; i++) {
         atomic_init(&map->root[i], NULL);
     }
@@ -21,7 +21,7 @@ static size_t leaf_index(uintptr_t address) {
     return address >> MOAT_WINDOW_SHIFT & (((uintptr_t)1 << MOAT_MAP_LEAF_BITS) - 1);
 }
 
-struct moat_range *moat_map_find(const struct moat_map *map, uintptr_t address) {
+struct moat_span *moat_map_find(const struct moat_block_map *map, uintptr_t address) {
     if (root_index(address) >= (size_t)1 << MOAT_MAP_ROOT_BITS) {
         return NULL; /* no user-space address */
     }
@@ -29,26 +29,26 @@ struct moat_range *moat_map_find(const struct moat_map *map, uintptr_t address) 
     if (leaf == NULL) {
         return NULL;
     }
-    struct moat_range *range = atomic_load_explicit(&leaf->window[leaf_index(address)], memory_order_acquire);
-    while (range != NULL && address - moat_range_start(range) >= moat_range_size(range)) {
+    struct moat_span *range = atomic_load_explicit(&leaf->window[leaf_index(address)], memory_order_acquire);
+    while (range != NULL && address - moat_span_start(range) >= moat_span_size(range)) {
         range = range->next_in_window;
     }
     return range;
 }
 
-static void *memory_get(const struct moat_map *map, size_t size_bytes) {
+static void *memory_get(const struct moat_block_map *map, size_t size_bytes) {
     size_t got_bytes;
     return map->memory->acquire(map->memory->context, size_bytes, &got_bytes);
 }
 
-static struct moat_map_leaf *leaf_get(struct moat_map *map, uintptr_t address) {
+static struct moat_map_leaf *leaf_get(struct moat_block_map *map, uintptr_t address) {
     if (root_index(address) >= (size_t)1 << MOAT_MAP_ROOT_BITS) {
         return NULL;
     }
     _Atomic(void *) *slot = &map->root[root_index(address)];
     void *leaf = atomic_load_explicit(slot, memory_order_acquire);
     if (leaf == NULL) {
-        void *fresh = memory_get(map, sizeof(_Atomic(struct moat_range *)) << MOAT_MAP_LEAF_BITS);
+        void *fresh = memory_get(map, sizeof(_Atomic(struct moat_span *)) << MOAT_MAP_LEAF_BITS);
         if (fresh == NULL) {
             return NULL;
         }
@@ -61,8 +61,8 @@ static struct moat_map_leaf *leaf_get(struct moat_map *map, uintptr_t address) {
 }
 
 /* A record of this window that is not in use and whose bits are large enough: memory that went and came back. */
-static struct moat_range *record_reuse(struct moat_map_leaf *leaf, uintptr_t start, size_t word_count, struct moat_guard *guard) {
-    struct moat_range *range = atomic_load_explicit(&leaf->window[leaf_index(start)], memory_order_acquire);
+static struct moat_span *record_reuse(struct moat_map_leaf *leaf, uintptr_t start, size_t word_count, struct moat_guard *guard) {
+    struct moat_span *range = atomic_load_explicit(&leaf->window[leaf_index(start)], memory_order_acquire);
     for (; range != NULL; range = range->next_in_window) {
         if (range->word_count >= word_count && atomic_load(&range->guard) == NULL) {
             struct moat_guard *none = NULL;
@@ -74,14 +74,14 @@ static struct moat_range *record_reuse(struct moat_map_leaf *leaf, uintptr_t sta
     return NULL;
 }
 
-static bool add_piece(struct moat_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
+static bool add_piece(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
     struct moat_map_leaf *leaf = leaf_get(map, start);
     if (leaf == NULL) {
         return false;
     }
     size_t granules = (size_bytes + ((size_t)1 << MOAT_GRANULE_SHIFT) - 1) >> MOAT_GRANULE_SHIFT;
     size_t word_count = (granules + MOAT_WORD_BITS - 1) / MOAT_WORD_BITS;
-    struct moat_range *range = record_reuse(leaf, start, word_count, guard);
+    struct moat_span *range = record_reuse(leaf, start, word_count, guard);
     if (range == NULL) {
         range = memory_get(map, sizeof *range + 2 * word_count * sizeof(uintptr_t));
         if (range == NULL) {
@@ -94,7 +94,7 @@ static bool add_piece(struct moat_map *map, struct moat_guard *guard, uintptr_t 
         atomic_store(&range->guard, guard);
         atomic_store(&range->start, start);
         atomic_store(&range->size_bytes, size_bytes);
-        _Atomic(struct moat_range *) *window = &leaf->window[leaf_index(start)];
+        _Atomic(struct moat_span *) *window = &leaf->window[leaf_index(start)];
         range->next_in_window = atomic_load(window);
         while (!atomic_compare_exchange_weak(window, &range->next_in_window, range)) {
         }
@@ -112,7 +112,7 @@ static uintptr_t piece_end(uintptr_t start, uintptr_t end) {
     return window_end - 1 < end - 1 ? window_end : end;
 }
 
-bool moat_map_add(struct moat_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
+bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
     uintptr_t end = start + size_bytes;
     for (uintptr_t at = start; at != end; at = piece_end(at, end)) {
         if (!add_piece(map, guard, at, piece_end(at, end) - at)) {
@@ -123,24 +123,24 @@ bool moat_map_add(struct moat_map *map, struct moat_guard *guard, uintptr_t star
     return true;
 }
 
-void moat_map_remove(struct moat_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
+void moat_map_remove(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
     uintptr_t end = start + size_bytes;
     for (uintptr_t at = start; at != end; at = piece_end(at, end)) {
-        struct moat_range *range = moat_map_find(map, at);
+        struct moat_span *range = moat_map_find(map, at);
         if (range != NULL && atomic_load(&range->guard) == guard) {
             /* A trim takes the tail of a range: then the rest of it stays. */
-            if (moat_range_start(range) == at) {
+            if (moat_span_start(range) == at) {
                 atomic_store(&range->size_bytes, 0);
                 atomic_store(&range->guard, NULL);
             } else {
-                atomic_store(&range->size_bytes, at - moat_range_start(range));
+                atomic_store(&range->size_bytes, at - moat_span_start(range));
             }
         }
     }
 }
 
-uintptr_t moat_range_start_below(const struct moat_range *range, uintptr_t address, size_t most_bytes) {
-    size_t index = moat_range_index(range, address);
+uintptr_t moat_span_start_below(const struct moat_span *range, uintptr_t address, size_t most_bytes) {
+    size_t index = moat_span_index(range, address);
     size_t word = index / MOAT_WORD_BITS;
     size_t words_left = (most_bytes >> range->shift) / MOAT_WORD_BITS + 2;
     uintptr_t bits = range->starts[word] & (~(uintptr_t)0 >> (MOAT_WORD_BITS - 1 - index % MOAT_WORD_BITS));
@@ -152,12 +152,12 @@ uintptr_t moat_range_start_below(const struct moat_range *range, uintptr_t addre
     }
     size_t top = MOAT_WORD_BITS - 1 - (size_t)(sizeof bits == 8 ? __builtin_clzll((unsigned long long)bits)
                                                                 : __builtin_clz((unsigned)bits));
-    return moat_range_start(range) + ((word * MOAT_WORD_BITS + top) << range->shift);
+    return moat_span_start(range) + ((word * MOAT_WORD_BITS + top) << range->shift);
 }
 
-uintptr_t moat_range_start_above(const struct moat_range *range, uintptr_t address) {
-    size_t granules = (moat_range_size(range) + ((size_t)1 << range->shift) - 1) >> range->shift;
-    size_t index = (address - moat_range_start(range) + ((size_t)1 << range->shift) - 1) >> range->shift;
+uintptr_t moat_span_start_above(const struct moat_span *range, uintptr_t address) {
+    size_t granules = (moat_span_size(range) + ((size_t)1 << range->shift) - 1) >> range->shift;
+    size_t index = (address - moat_span_start(range) + ((size_t)1 << range->shift) - 1) >> range->shift;
     if (index >= granules) {
         return 0;
     }
@@ -170,27 +170,27 @@ uintptr_t moat_range_start_above(const struct moat_range *range, uintptr_t addre
         bits = range->starts[word];
     }
     size_t low = (size_t)__builtin_ctzll((unsigned long long)bits);
-    return moat_range_start(range) + ((word * MOAT_WORD_BITS + low) << range->shift);
+    return moat_span_start(range) + ((word * MOAT_WORD_BITS + low) << range->shift);
 }
 
-static struct moat_range *window_next(const struct moat_map_leaf *leaf, size_t window, const struct moat_guard *guard, uintptr_t address) {
-    struct moat_range *lowest = NULL;
-    struct moat_range *range = atomic_load_explicit(&leaf->window[window], memory_order_acquire);
+static struct moat_span *window_next(const struct moat_map_leaf *leaf, size_t window, const struct moat_guard *guard, uintptr_t address) {
+    struct moat_span *lowest = NULL;
+    struct moat_span *range = atomic_load_explicit(&leaf->window[window], memory_order_acquire);
     for (; range != NULL; range = range->next_in_window) {
-        bool candidate = atomic_load(&range->guard) == guard && moat_range_size(range) != 0 && moat_range_end(range) - 1 >= address;
-        if (candidate && (lowest == NULL || moat_range_start(range) < moat_range_start(lowest))) {
+        bool candidate = atomic_load(&range->guard) == guard && moat_span_size(range) != 0 && moat_span_end(range) - 1 >= address;
+        if (candidate && (lowest == NULL || moat_span_start(range) < moat_span_start(lowest))) {
             lowest = range;
         }
     }
     return lowest;
 }
 
-struct moat_range *moat_map_next(const struct moat_map *map, const struct moat_guard *guard, uintptr_t address) {
+struct moat_span *moat_map_next(const struct moat_block_map *map, const struct moat_guard *guard, uintptr_t address) {
     size_t window = leaf_index(address);
     for (size_t root = root_index(address); root < (size_t)1 << MOAT_MAP_ROOT_BITS; root++, window = 0) {
         const struct moat_map_leaf *leaf = atomic_load_explicit(&map->root[root], memory_order_acquire);
         for (; leaf != NULL && window < (size_t)1 << MOAT_MAP_LEAF_BITS; window++) {
-            struct moat_range *range = window_next(leaf, window, guard, address);
+            struct moat_span *range = window_next(leaf, window, guard, address);
             if (range != NULL) {
                 return range;
             }

@@ -29,7 +29,7 @@ struct moat_guard;
 #define MOAT_MAP_LEAF_BITS (sizeof(void *) == 8 ? 13u : 5u)
 #define MOAT_MAP_ROOT_BITS (MOAT_ADDRESS_BITS - MOAT_WINDOW_SHIFT - MOAT_MAP_LEAF_BITS)
 
-struct moat_range {
+struct moat_span {
     _Atomic(uintptr_t) start;
     _Atomic(size_t) size_bytes; /* 0: not in use */
     _Atomic(struct moat_guard *) guard;
@@ -38,45 +38,45 @@ struct moat_range {
     uintptr_t *starts; /* bit per granule: a user pointer lies here */
     uintptr_t *live;   /* bit per granule: and it was not freed */
     uintptr_t *marks;  /* leak scan only: reached */
-    struct moat_range *next_in_window;
+    struct moat_span *next_in_window;
 };
 
-struct moat_map {
+struct moat_block_map {
     _Atomic(void *) root[(size_t)1 << (48u - MOAT_WINDOW_SHIFT - 13u)];
     const struct moat_source *memory; /* zeroed memory for leaves, records and bits */
 };
 
 /* Prepares a map. `memory` must give zeroed memory and stay valid. */
-void moat_map_init(struct moat_map *map, const struct moat_source *memory);
+void moat_map_init(struct moat_block_map *map, const struct moat_source *memory);
 
 /* Adds memory that `guard` takes blocks from; splits it at window boundaries.
  * Fails:   false when there is no memory for the bits; nothing is added then.
  * Context: guard's lock held. */
-bool moat_map_add(struct moat_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes);
+bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes);
 
 /* Removes it again; every block in it must be gone. Context: guard's lock held. */
-void moat_map_remove(struct moat_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes);
+void moat_map_remove(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes);
 
 /* The range an address lies in, or NULL. Lock-free; cost: two loads and, rarely, a step along the window's list. */
-struct moat_range *moat_map_find(const struct moat_map *map, uintptr_t address);
+struct moat_span *moat_map_find(const struct moat_block_map *map, uintptr_t address);
 
 /* The guard's range with the lowest addresses among those that end above `address`, or NULL: for visiting all of them in order. */
-struct moat_range *moat_map_next(const struct moat_map *map, const struct moat_guard *guard, uintptr_t address);
+struct moat_span *moat_map_next(const struct moat_block_map *map, const struct moat_guard *guard, uintptr_t address);
 
-static inline uintptr_t moat_range_start(const struct moat_range *range) {
+static inline uintptr_t moat_span_start(const struct moat_span *range) {
     return atomic_load_explicit(&range->start, memory_order_relaxed);
 }
 
-static inline size_t moat_range_size(const struct moat_range *range) {
+static inline size_t moat_span_size(const struct moat_span *range) {
     return atomic_load_explicit(&range->size_bytes, memory_order_relaxed);
 }
 
-static inline uintptr_t moat_range_end(const struct moat_range *range) {
-    return moat_range_start(range) + moat_range_size(range);
+static inline uintptr_t moat_span_end(const struct moat_span *range) {
+    return moat_span_start(range) + moat_span_size(range);
 }
 
-static inline size_t moat_range_index(const struct moat_range *range, uintptr_t address) {
-    return (address - moat_range_start(range)) >> range->shift;
+static inline size_t moat_span_index(const struct moat_span *range, uintptr_t address) {
+    return (address - moat_span_start(range)) >> range->shift;
 }
 
 static inline bool moat_bit(const uintptr_t *bits, size_t index) {
@@ -92,15 +92,15 @@ static inline void moat_bit_clear(uintptr_t *bits, size_t index) {
 }
 
 /* Whether a user pointer lies exactly at `address`, which must be inside the range. */
-static inline bool moat_range_is_start(const struct moat_range *range, uintptr_t address) {
-    uintptr_t offset = address - moat_range_start(range);
+static inline bool moat_span_is_start(const struct moat_span *range, uintptr_t address) {
+    uintptr_t offset = address - moat_span_start(range);
     return (offset & (((uintptr_t)1 << range->shift) - 1)) == 0 && moat_bit(range->starts, offset >> range->shift);
 }
 
 /* The nearest user pointer at or below `address` in this range; 0 when there is none within `most_bytes`. */
-uintptr_t moat_range_start_below(const struct moat_range *range, uintptr_t address, size_t most_bytes);
+uintptr_t moat_span_start_below(const struct moat_span *range, uintptr_t address, size_t most_bytes);
 
 /* The nearest user pointer at or above `address` in this range; 0 when there is none. */
-uintptr_t moat_range_start_above(const struct moat_range *range, uintptr_t address);
+uintptr_t moat_span_start_above(const struct moat_span *range, uintptr_t address);
 
 #endif

@@ -53,9 +53,9 @@ struct moat_backend {
     bool (*fault)(void *context, struct moat_fault *fault);
 
     /* For backends whose freed blocks become inaccessible instead of being poisoned; all three NULL for the others.
-     * detach:  copies the first `dress_bytes` of a block to a place outside it (with the backend's lock held).
+     * detach:  copies the first `dress_bytes` of a block to a place outside it.
      * dress:   that copy, or NULL when the block was not detached.
-     * conceal: makes the detached block's bytes inaccessible (without the lock: the block is the caller's). */
+     * conceal: makes the detached block's bytes inaccessible. */
     void (*detach)(void *context, void *block, size_t dress_bytes);
     void *(*dress)(void *context, void *block);
     void (*conceal)(void *context, void *block);
