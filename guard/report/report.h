@@ -50,7 +50,8 @@ enum moat_report_type {
     MOAT_REPORT_EXEC,      /* a process is about to execute `note` (path); `value[0]`: pid it will have */
     MOAT_REPORT_EXEC_GONE, /* that exec failed */
     MOAT_REPORT_SUMMARY,   /* once at the end of a process: what was found and what could not be checked */
-    MOAT_REPORT_NOTE       /* one line for the user: `note` */
+    MOAT_REPORT_NOTE,      /* one line for the user: `note` */
+    MOAT_REPORT_NOT_COVERED /* made by `moat run`: `program` never came under Moat; `note` says why */
 };
 
 /* MOAT_REPORT_SUMMARY: how the leak check ended. */
@@ -103,6 +104,7 @@ struct moat_location {
     const char *file;     /* NULL unknown */
     uint32_t line;        /* 0 unknown */
     bool inlined;         /* this function was inlined into the next location's */
+    uint64_t function_offset; /* of the pc from the function's start; shown where there is no line; 0 unknown */
 };
 
 struct moat_symboliser {
