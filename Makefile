@@ -52,6 +52,13 @@ LIBRARY := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions -fasy
 # initfirst: our constructor before all others, our exit hook after them. now: no symbol is looked up inside malloc.
 LIBRARY_LINK := -shared -Wl,-soname,libmoat.so -Wl,-z,initfirst -Wl,-z,now -Wl,-z,defs -Wl,-z,noexecstack -Wl,--as-needed
 
+# make V=1 shows whole commands, otherwise a word and a name for each.
+ifeq ($(V),1)
+show = $(1)
+else
+show = @printf '  %-4s %s\n' '$(2)' '$@'; $(1)
+endif
+
 find_c = $(sort $(foreach directory,$(1),$(shell find $(directory) -name '*.c' 2>/dev/null)))
 SRC_HEAP := $(call find_c,src)
 SRC_ENGINE := $(call find_c,guard/engine)
@@ -86,36 +93,37 @@ FORCE:
 
 $(B)/obj/lib/%.o: %.c $(B)/flags Makefile
 	@mkdir -p $(@D)
-	$(CC) $(BASE) $(OPTIMISE) $(LIBRARY) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call show,$(CC) $(BASE) $(OPTIMISE) $(LIBRARY) $(CFLAGS) -MMD -MP -c -o $@ $<,cc)
 
 $(B)/libmoat.so: $(OBJ_LIBRARY)
 	@mkdir -p $(@D)
-	$(CC) $(OPTIMISE) $(CFLAGS) $(LIBRARY_LINK) -o $@ $(OBJ_LIBRARY)
+	$(call show,$(CC) $(OPTIMISE) $(CFLAGS) $(LIBRARY_LINK) -o $@ $(OBJ_LIBRARY),link)
 
 $(B)/libmoat.a: $(OBJ_LIBRARY)
 	@mkdir -p $(@D); rm -f $@
-	$(AR) rcs $@ $(OBJ_LIBRARY)
+	$(call show,$(AR) rcs $@ $(OBJ_LIBRARY),ar)
 
 # Names in reports are demangled by the C++ run-time library; nothing else of it is used.
 $(B)/moat: $(OBJ_CLI)
 	@mkdir -p $(@D)
-	$(CC) $(OPTIMISE) $(CFLAGS) -o $@ $(OBJ_CLI) $(LDFLAGS) -ldw -lelf -lstdc++
+	$(call show,$(CC) $(OPTIMISE) $(CFLAGS) -o $@ $(OBJ_CLI) $(LDFLAGS) -ldw -lelf -lstdc++,link)
 
 # ---- tests -----------------------------------------------------------------------------------------------------------
 # A variant is the parts and a set of unit tests compiled once more in another way: $(1) name, $(2) flags, $(3) parts,
 # $(4) tests, $(5) libraries. The parts become an archive, so that a test drags in only what it uses.
 define variant
+FLAGS_$(1) := $(2)
 PARTS_$(1) := $$(patsubst %.c,$(B)/obj/$(1)/%.o,$(3))
 TESTS_$(1) := $$(patsubst %.c,$(B)/obj/$(1)/%.o,$(4))
 $(B)/obj/$(1)/%.o: %.c $(B)/flags Makefile
 	@mkdir -p $$(@D)
-	$$(CC) $$(BASE) $(2) $$(CFLAGS) -MMD -MP -c -o $$@ $$<
+	$$(call show,$$(CC) $$(BASE) $$(FLAGS_$(1)) $$(CFLAGS) -MMD -MP -c -o $$@ $$<,cc)
 $(B)/obj/$(1)/libparts.a: $$(PARTS_$(1))
 	@rm -f $$@
-	$$(AR) rcs $$@ $$(PARTS_$(1))
+	$$(call show,$$(AR) rcs $$@ $$(PARTS_$(1)),ar)
 $(B)/tests/$(1): $$(TESTS_$(1)) $(B)/obj/$(1)/libparts.a
 	@mkdir -p $$(@D)
-	$$(CC) $(2) $$(CFLAGS) -o $$@ $$(TESTS_$(1)) $(B)/obj/$(1)/libparts.a $(5)
+	$$(call show,$$(CC) $$(FLAGS_$(1)) $$(CFLAGS) -o $$@ $$(TESTS_$(1)) $(B)/obj/$(1)/libparts.a $(5),link)
 VARIANTS += $(if $(strip $(4)),$(B)/tests/$(1))
 DEPENDENCIES += $$(PARTS_$(1):.o=.d) $$(TESTS_$(1):.o=.d)
 endef
@@ -159,10 +167,10 @@ MAN_PAGES := $(patsubst docs/man/%,$(B)/man/%,$(wildcard docs/man/*.[137])) $(B)
 man: $(MAN_PAGES)
 $(B)/man/moat-options.7: $(B)/moat
 	@mkdir -p $(@D)
-	$(B)/moat options --man > $@
+	$(call show,$(B)/moat options --man > $@,man)
 $(B)/man/%: docs/man/% include/moat/version.h
 	@mkdir -p $(@D)
-	sed 's/@VERSION@/$(VERSION)/g' $< > $@
+	$(call show,sed 's/@VERSION@/$(VERSION)/g' $< > $@,man)
 
 $(B)/moat.pc: docs/moat.pc.in include/moat/version.h Makefile FORCE
 	@mkdir -p $(@D)
@@ -192,7 +200,7 @@ help: ## this list
 	@echo "  setup        install the Debian packages that building and testing need; goes with others: make setup test"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
 	    printf '  %-12s %s\n' "$$name" "$$text"; done
-	@echo "Variables: CC, CXX, CFLAGS, OPTIMISE (-O2 -g), PREFIX (/usr/local), LIBDIR, MANDIR, DESTDIR."
+	@echo "Variables: CC, CXX, CFLAGS, OPTIMISE (-O2 -g), PREFIX (/usr/local), LIBDIR, MANDIR, DESTDIR; V=1 shows commands."
 
 DEPENDENCIES += $(OBJ_LIBRARY:.o=.d) $(OBJ_CLI:.o=.d)
 -include $(sort $(DEPENDENCIES))
