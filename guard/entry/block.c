@@ -1,0 +1,430 @@
+/* What every allocating and freeing call comes down to. May include: process.h and POSIX headers.
+ *
+ * The fast paths are at the top; whatever goes wrong leaves them for a function of its own. */
+#include "guard/entry/process.h"
+
+#include <errno.h>
+
+#define MOAT_COLD __attribute__((noinline, cold))
+
+static uint64_t sequence_next(struct moat_thread *self) {
+    if (self->sequence_next == self->sequence_end) {
+        self->sequence_next = atomic_fetch_add_explicit(&moat_process.sequence, MOAT_SEQUENCE_BATCH, memory_order_relaxed);
+        self->sequence_end = self->sequence_next + MOAT_SEQUENCE_BATCH;
+    }
+    return self->sequence_next++;
+}
+
+/* The latest allocation number, for events that are not allocations. */
+static uint64_t event_now(const struct moat_thread *self) {
+    return self->sequence_next != self->sequence_end ? self->sequence_next - 1
+                                                     : atomic_load_explicit(&moat_process.sequence, memory_order_relaxed) - 1;
+}
+
+static struct moat_call call_make(const struct moat_thread *self, uint64_t event, uint32_t stack, unsigned family, unsigned when) {
+    return (struct moat_call){
+        .event = event, .stack = stack, .thread = self->number, .family = (uint8_t)family, .when = (uint8_t)when};
+}
+
+static void report_all(struct moat_findings *findings) {
+    for (size_t i = 0; i < findings->count; i++) {
+        moat_finding_report(&findings->item[i]);
+    }
+}
+
+/* ---- victims of the quarantine ---------------------------------------------------------------------------------------- */
+
+static MOAT_COLD void victim_report(struct moat_shard *shard, const struct moat_victim *victim, const struct moat_call *call) {
+    struct moat_findings findings;
+    moat_lock_take(&shard->lock);
+    moat_guard_diagnose_block(&shard->guard, (uintptr_t)victim->user, call, victim->event, &findings);
+    moat_lock_give(&shard->lock);
+    report_all(&findings);
+}
+
+static MOAT_COLD bool refused_report(struct moat_finding *finding) {
+    moat_finding_report(finding);
+    return false;
+}
+
+/* Takes one block out of a quarantine to make room. Context: shard's lock held, and released meanwhile for reports. */
+static bool drain_one(struct moat_shard *shard, const struct moat_call *call) {
+    struct moat_victim victims[MOAT_VICTIMS_MAX];
+    struct moat_call leaving = *call;
+    leaving.when = MOAT_WHEN_QUARANTINE;
+    size_t count = shard->ready ? moat_guard_pop(&shard->guard, 0, true, victims) : 0;
+    for (size_t i = 0; i < count; i++) {
+        struct moat_finding finding;
+        if (!moat_guard_victim_whole(&shard->guard, &victims[i])) {
+            moat_lock_give(&shard->lock);
+            victim_report(shard, &victims[i], &leaving);
+            moat_lock_take(&shard->lock);
+        } else if (!moat_guard_give_back(&shard->guard, &victims[i], &leaving, &finding)) {
+            moat_lock_give(&shard->lock);
+            moat_finding_report(&finding);
+            moat_lock_take(&shard->lock);
+        }
+    }
+    return count != 0;
+}
+
+/* ---- allocation ----------------------------------------------------------------------------------------------------------- */
+
+static void *take_locked(struct moat_shard *shard, const struct moat_request *request, const struct moat_call *call) {
+    if (__builtin_expect(!shard->ready, 0) && (shard == &moat_process.large || !moat_shard_open(shard))) {
+        return NULL;
+    }
+    return moat_guard_take(&shard->guard, request->size_bytes, request->alignment, call);
+}
+
+static void *take_from(struct moat_shard *shard, const struct moat_request *request, const struct moat_call *call) {
+    moat_lock_take(&shard->lock);
+    void *user = take_locked(shard, request, call);
+    moat_lock_give(&shard->lock);
+    return user;
+}
+
+/* Every quarantine is emptied, and every shard asked, before an allocation may fail. */
+static MOAT_COLD void *take_hard(struct moat_shard *own, const struct moat_request *request, const struct moat_call *call) {
+    void *user = NULL;
+    for (unsigned i = 0; i <= moat_process.shard_count + 1 && user == NULL; i++) {
+        struct moat_shard *shard = i == 0 ? &moat_process.large : i == 1 ? own : &moat_process.shards[i - 2];
+        moat_lock_take(&shard->lock);
+        do {
+            if (shard != &moat_process.large) {
+                user = take_locked(shard, request, call);
+            }
+        } while (user == NULL && drain_one(shard, call));
+        if (user == NULL && shard->ready && shard != &moat_process.large) {
+            moat_heap_trim(shard->heap, 0); /* so that others can have it */
+        }
+        moat_lock_give(&shard->lock);
+    }
+    return user != NULL ? user : take_from(own, request, call);
+}
+
+static MOAT_COLD void *out_of_memory(const struct moat_request *request, const struct moat_call *call) {
+    if (moat_process.options.report_failures) {
+        struct moat_finding finding = {.kind = MOAT_OUT_OF_MEMORY,
+                                       .when = MOAT_WHEN_CALL,
+                                       .caller_family = request->family,
+                                       .thread = call->thread,
+                                       .found_stack = call->stack,
+                                       .argument_value = {request->size_bytes, request->alignment}};
+        moat_finding_report(&finding);
+    }
+    errno = ENOMEM;
+    return NULL;
+}
+
+void *moat_block_refuse(unsigned argument, uint64_t value0, uint64_t value1, int error, uintptr_t caller) {
+    if (moat_process.options.report_failures) {
+        struct moat_thread *self = moat_thread_self();
+        struct moat_finding finding = {.kind = MOAT_INVALID_ARGUMENT,
+                                       .when = MOAT_WHEN_CALL,
+                                       .argument = (uint8_t)argument,
+                                       .thread = self->number,
+                                       .found_stack = moat_stack_capture(self, caller),
+                                       .argument_value = {value0, value1}};
+        moat_finding_report(&finding);
+    }
+    errno = error;
+    return NULL;
+}
+
+void *moat_block_allocate(const struct moat_request *request) {
+    struct moat_thread *self = moat_thread_self();
+    if (__builtin_expect(request->size_bytes > PTRDIFF_MAX, 0)) {
+        return moat_block_refuse(MOAT_ARGUMENT_SIZE, request->size_bytes, 0, ENOMEM, request->caller);
+    }
+    uint32_t stack = moat_stack_capture(self, request->caller);
+    struct moat_call call = call_make(self, sequence_next(self), stack, request->family, MOAT_WHEN_CALL);
+    struct moat_shard *shard = self->shard;
+    void *user = NULL;
+    bool large = request->size_bytes + request->alignment >= moat_process.options.large;
+    if (__builtin_expect(large, 0)) {
+        shard = &moat_process.large;
+        user = take_from(shard, request, &call);
+        large = user != NULL; /* when there are too many of them, the heap serves */
+    }
+    if (user == NULL) {
+        shard = self->shard;
+        user = take_from(shard, request, &call);
+    }
+    if (__builtin_expect(user == NULL, 0)) {
+        int error = errno;
+        user = take_hard(shard, request, &call);
+        if (user == NULL) {
+            return out_of_memory(request, &call);
+        }
+        errno = error;
+    }
+    if (request->zero) {
+        if (!large) {
+            memset(user, 0, request->size_bytes);
+        }
+    } else if (!large) {
+        moat_guard_fill(&shard->guard, user, request->size_bytes);
+    }
+    return user;
+}
+
+/* ---- free ------------------------------------------------------------------------------------------------------------------- */
+
+/* The unlocked middle and the locked end of a free: poison, prove the victims, enqueue, give back. */
+static void release_claimed(struct moat_shard *shard, void *user, size_t size_bytes, const struct moat_call *call,
+                            struct moat_victim *victims, size_t count) {
+    struct moat_guard *guard = &shard->guard;
+    struct moat_finding finding;
+    struct moat_call leaving = *call;
+    leaving.when = MOAT_WHEN_QUARANTINE;
+    moat_guard_poison(guard, user, size_bytes);
+    for (size_t i = 0; i < count; i++) {
+        if (__builtin_expect(!moat_guard_victim_whole(guard, &victims[i]), 0)) {
+            victim_report(shard, &victims[i], &leaving);
+            victims[i].user = NULL;
+        }
+    }
+    bool refused = false;
+    moat_lock_take(&shard->lock);
+    moat_guard_enqueue(guard, user, call->event);
+    for (size_t i = 0; i < count; i++) {
+        if (victims[i].user != NULL && !moat_guard_give_back(guard, &victims[i], &leaving, &finding)) {
+            refused = true;
+        }
+    }
+    moat_lock_give(&shard->lock);
+    if (__builtin_expect(refused, 0)) {
+        refused_report(&finding);
+    }
+}
+
+/* What sized and aligned forms of free claim of the block is checked before it goes. */
+static MOAT_COLD void check_claimed(const void *user, size_t size_bytes, struct moat_claimed claimed, const struct moat_call *call) {
+    bool size_wrong = claimed.size_bytes != SIZE_MAX && claimed.size_bytes != size_bytes;
+    bool alignment_wrong = claimed.alignment != 0 && ((uintptr_t)user & (claimed.alignment - 1)) != 0;
+    if (!size_wrong && !alignment_wrong) {
+        return;
+    }
+    struct moat_shard *shard = moat_shard_of((uintptr_t)user);
+    bool lost;
+    struct moat_finding finding = {.kind = MOAT_ALLOC_DEALLOC_MISMATCH,
+                                   .when = MOAT_WHEN_FREE,
+                                   .argument = size_wrong ? MOAT_ARGUMENT_SIZED_DELETE : MOAT_ARGUMENT_ALIGNED_DELETE,
+                                   .caller_family = call->family,
+                                   .thread = call->thread,
+                                   .found_stack = call->stack,
+                                   .address = (uintptr_t)user,
+                                   .argument_value = {size_wrong ? claimed.size_bytes : claimed.alignment, size_bytes}};
+    moat_lock_take(&shard->lock);
+    finding.block = moat_guard_facts(&shard->guard, (uintptr_t)user, &lost);
+    moat_lock_give(&shard->lock);
+    moat_finding_report(&finding);
+}
+
+/* A pointer that could not be claimed: says why, and lets go of it all the same where only the caller's family is wrong. */
+static MOAT_COLD void free_refused(struct moat_shard *shard, void *user, const struct moat_call *call) {
+    struct moat_findings findings;
+    struct moat_victim victims[MOAT_VICTIMS_MAX];
+    size_t size_bytes = 0;
+    bool claimed = false;
+    moat_lock_take(&shard->lock);
+    if (moat_guard_diagnose_call(&shard->guard, user, call, &findings)) {
+        struct moat_call fitting = *call;
+        fitting.family = findings.item[0].block.family;
+        claimed = moat_guard_claim(&shard->guard, user, &fitting, &size_bytes);
+    }
+    moat_lock_give(&shard->lock);
+    report_all(&findings);
+    if (claimed) {
+        release_claimed(shard, user, size_bytes, call, victims, 0);
+    }
+}
+
+static void free_as(void *user, struct moat_thread *self, uint32_t stack, unsigned family, unsigned when, struct moat_claimed claimed) {
+    struct moat_call call = call_make(self, event_now(self), stack, family, when);
+    struct moat_shard *shard = moat_shard_of((uintptr_t)user);
+    struct moat_victim victims[MOAT_VICTIMS_MAX];
+    size_t size_bytes;
+    size_t count = 0;
+    moat_lock_take(&shard->lock);
+    bool is_claimed = moat_guard_claim(&shard->guard, user, &call, &size_bytes);
+    if (is_claimed) {
+        count = moat_guard_pop(&shard->guard, size_bytes, false, victims);
+    }
+    moat_lock_give(&shard->lock);
+    if (__builtin_expect(!is_claimed, 0)) {
+        free_refused(shard, user, &call);
+        return;
+    }
+    if (claimed.size_bytes != SIZE_MAX || claimed.alignment != 0) {
+        check_claimed(user, size_bytes, claimed, &call);
+    }
+    release_claimed(shard, user, size_bytes, &call, victims, count);
+}
+
+void moat_block_free(void *user, unsigned family, struct moat_claimed claimed, uintptr_t caller) {
+    if (user == NULL) {
+        return;
+    }
+    int error = errno;
+    struct moat_thread *self = moat_thread_self();
+    free_as(user, self, moat_stack_capture(self, caller), family, MOAT_WHEN_FREE, claimed);
+    errno = error;
+}
+
+/* ---- realloc ------------------------------------------------------------------------------------------------------------------ */
+
+/* What can be saved of a block that realloc was given but must not trust: as many bytes as are there. */
+static MOAT_COLD void *resize_refused(struct moat_shard *shard, void *user, size_t size_bytes, const struct moat_call *call,
+                                      uintptr_t caller) {
+    struct moat_findings findings;
+    bool lost = true;
+    struct moat_block_facts facts = {.size_bytes = 0};
+    struct moat_request request = {
+        .size_bytes = size_bytes, .alignment = 1, .family = MOAT_FAMILY_MALLOC, .caller = caller};
+    moat_lock_take(&shard->lock);
+    bool mismatch = moat_guard_diagnose_call(&shard->guard, user, call, &findings);
+    bool stranger = !mismatch && findings.count != 0 &&
+                    (findings.item[0].kind == MOAT_DOUBLE_FREE || findings.item[0].kind == MOAT_INVALID_FREE);
+    if (!stranger) {
+        facts = moat_guard_facts(&shard->guard, (uintptr_t)user, &lost);
+    }
+    moat_lock_give(&shard->lock);
+    report_all(&findings);
+    if (stranger) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    void *moved = moat_block_allocate(&request);
+    if (moved != NULL) {
+        memcpy(moved, user, facts.size_bytes < size_bytes ? (size_t)facts.size_bytes : size_bytes);
+    }
+    if (moved != NULL && mismatch) {
+        struct moat_thread *self = moat_thread_self();
+        free_as(user, self, call->stack, facts.family, MOAT_WHEN_REALLOC, MOAT_CLAIMED_NOTHING);
+    }
+    return moved;
+}
+
+void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
+    struct moat_thread *self = moat_thread_self();
+    if (size_bytes > PTRDIFF_MAX) {
+        return moat_block_refuse(MOAT_ARGUMENT_SIZE, size_bytes, 0, ENOMEM, caller);
+    }
+    uint32_t stack = moat_stack_capture(self, caller);
+    struct moat_call call = call_make(self, event_now(self), stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC);
+    struct moat_shard *shard = moat_shard_of((uintptr_t)user);
+    size_t old_bytes;
+    moat_lock_take(&shard->lock);
+    bool proved = moat_guard_prove(&shard->guard, user, &call, &old_bytes);
+    bool resized = proved && moat_guard_resize(&shard->guard, user, size_bytes, &call);
+    moat_lock_give(&shard->lock);
+    if (resized) {
+        return user;
+    }
+    if (__builtin_expect(!proved, 0)) {
+        return resize_refused(shard, user, size_bytes, &call, caller);
+    }
+    struct moat_request request = {
+        .size_bytes = size_bytes, .alignment = 1, .family = MOAT_FAMILY_MALLOC, .caller = caller};
+    void *moved = moat_block_allocate(&request);
+    if (moved == NULL) {
+        return NULL;
+    }
+    memcpy(moved, user, old_bytes < size_bytes ? old_bytes : size_bytes);
+    int error = errno;
+    free_as(user, self, stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC, MOAT_CLAIMED_NOTHING);
+    errno = error;
+    return moved;
+}
+
+bool moat_block_resize_in_place(void *user, size_t size_bytes, uintptr_t caller) {
+    struct moat_thread *self = moat_thread_self();
+    struct moat_call call = call_make(self, event_now(self), moat_stack_capture(self, caller), MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC);
+    struct moat_shard *shard = moat_shard_of((uintptr_t)user);
+    size_t old_bytes;
+    moat_lock_take(&shard->lock);
+    bool resized = moat_guard_prove(&shard->guard, user, &call, &old_bytes) &&
+                   (old_bytes == size_bytes || moat_guard_resize(&shard->guard, user, size_bytes, &call));
+    moat_lock_give(&shard->lock);
+    return resized;
+}
+
+size_t moat_block_size(const void *user) {
+    if (user == NULL || !moat_is_started()) {
+        return 0;
+    }
+    struct moat_shard *shard = moat_shard_of((uintptr_t)user);
+    size_t size_bytes = 0;
+    moat_lock_take(&shard->lock);
+    struct moat_span *span = shard->guard.locator.find == NULL
+                                 ? NULL
+                                 : shard->guard.locator.find(shard->guard.locator.context, (uintptr_t)user);
+    if (span != NULL && moat_span_is_start(span, (uintptr_t)user) &&
+        moat_bit(span->live, moat_span_index(span, (uintptr_t)user))) {
+        bool lost;
+        size_bytes = (size_t)moat_guard_facts(&shard->guard, (uintptr_t)user, &lost).size_bytes;
+    }
+    moat_lock_give(&shard->lock);
+    return size_bytes;
+}
+
+/* ---- full check ------------------------------------------------------------------------------------------------------------------ */
+
+struct sweep {
+    struct moat_call call;
+    uint64_t finding_count;
+    bool try_locks;
+    bool skipped;
+};
+
+/* Tries for a lock that its holder may never give back. */
+#define MOAT_SWEEP_TRIES 1000u
+
+static bool sweep_lock(const struct sweep *sweep, struct moat_shard *shard) {
+    if (!sweep->try_locks) {
+        moat_lock_take(&shard->lock);
+        return true;
+    }
+    for (unsigned i = 0; i < MOAT_SWEEP_TRIES; i++) {
+        if (moat_lock_try(&shard->lock)) {
+            return true;
+        }
+        __builtin_ia32_pause();
+    }
+    return false;
+}
+
+static void sweep_shard(void *context, struct moat_shard *shard) {
+    struct sweep *sweep = context;
+    uintptr_t cursor = 0;
+    for (bool more = true; more;) {
+        struct moat_findings findings;
+        if (!sweep_lock(sweep, shard)) {
+            sweep->skipped = true;
+            return;
+        }
+        more = moat_guard_sweep(&shard->guard, &cursor, &sweep->call, &findings);
+        if (!more) {
+            shard->guard.last_check_event = sweep->call.event;
+        }
+        moat_lock_give(&shard->lock);
+        sweep->finding_count += findings.count;
+        for (size_t i = 0; i < findings.count; i++) {
+            if (sweep->try_locks) {
+                moat_finding_print(&findings.item[i]);
+            } else {
+                moat_finding_report(&findings.item[i]);
+            }
+        }
+    }
+}
+
+uint64_t moat_block_sweep(unsigned when, uintptr_t caller, bool try_locks) {
+    struct moat_thread *self = moat_thread_self();
+    uint32_t stack = try_locks ? 0 : moat_stack_capture(self, caller);
+    struct sweep sweep = {.call = call_make(self, event_now(self), stack, MOAT_FAMILY_MALLOC, when), .try_locks = try_locks};
+    moat_shards_each(sweep_shard, &sweep);
+    return sweep.finding_count;
+}

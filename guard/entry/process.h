@@ -1,0 +1,222 @@
+/* The process: the only global instances, and what every file of the entry layer shares.
+ * May include: everything below.
+ *
+ * Order of locks: shard locks in index order, then the large lock, then the port's. The report lock is taken with none of them
+ * held. Stacks are captured, and nodes added to the depot, before any lock. */
+#ifndef MOAT_ENTRY_PROCESS_H
+#define MOAT_ENTRY_PROCESS_H
+
+#include "guard/engine/depot.h"
+#include "guard/engine/guard.h"
+#include "guard/engine/large.h"
+#include "guard/option/option.h"
+#include "guard/port/linux/lock.h"
+#include "guard/report/report.h"
+#include "moat/heap.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define MOAT_SHARDS_MAX 64u
+#define MOAT_SHARDS_AUTO_MAX 8u
+/* Allocation numbers a thread takes from the process's counter at a time. */
+#define MOAT_SEQUENCE_BATCH 64u
+#define MOAT_HEAP_CHUNK_BYTES ((size_t)4 << 20)
+
+/* What is visible outside the library. Everything else is hidden. */
+#define MOAT_EXPORT __attribute__((visibility("default")))
+/* The return address of the exported function this stands in. */
+#define MOAT_CALLER ((uintptr_t)__builtin_return_address(0))
+
+/* One guard, its heap and its lock. Threads are spread over shards; a freed pointer's address tells its shard. */
+struct moat_shard {
+    struct moat_lock lock;
+    bool ready;
+    struct moat_guard guard;
+    union {
+        struct moat_heap *heap;   /* an ordinary shard */
+        struct moat_large *large; /* the shard of blocks with pages of their own */
+    };
+    struct moat_source source; /* where the heap grows: maps memory and tells the block map */
+} __attribute__((aligned(64)));
+
+/* What a thread keeps between calls. Slots are mapped, never allocated, and reused after their thread ended. */
+struct moat_thread {
+    struct moat_thread *next_free;
+    struct moat_shard *shard;
+    uint16_t number; /* from 1, in order of first allocation */
+    pid_t tid;
+    bool capturing;    /* the stack cache below is being changed */
+    unsigned shielded; /* > 0: inside Moat's own work: no stacks, no findings from here */
+    uint64_t sequence_next;
+    uint64_t sequence_end;
+    /* The latest stack, outermost frame first, with its nodes: equal outer frames need no look-up. */
+    unsigned cached_count;
+    uintptr_t cached_pc[MOAT_STACK_FRAMES_MAX];
+    uint32_t cached_id[MOAT_STACK_FRAMES_MAX];
+    uintptr_t frames[MOAT_STACK_FRAMES_MAX + 16 /* MOAT_UNWIND_SLACK */];
+};
+
+enum moat_stage { MOAT_STAGE_NONE, MOAT_STAGE_STARTING, MOAT_STAGE_EARLY, MOAT_STAGE_RUNNING, MOAT_STAGE_ENDING };
+
+struct moat_process {
+    _Atomic(int) stage; /* enum moat_stage */
+    struct moat_lock start_lock;
+    struct moat_options options;
+    struct moat_option_text option_text;
+    struct moat_guard_config config;
+    struct moat_guard_config large_config;
+    struct moat_block_map map;
+    struct moat_depot depot;
+    struct moat_large large_table;
+    struct moat_shard shards[MOAT_SHARDS_MAX];
+    struct moat_shard large;
+    unsigned shard_count;
+    _Atomic(uint64_t) sequence;      /* the next allocation number to give out */
+    uint64_t fork_sequence;          /* blocks from this number on are this process's own, not inherited */
+    _Atomic(uint32_t) thread_count;  /* threads that ever had a slot */
+    struct moat_lock thread_lock;
+    struct moat_thread *free_threads;
+    struct moat_thread spare;        /* for threads that can have no slot: their calls are served without stacks */
+    pid_t pid;
+    bool preload;                    /* not started by `moat run` */
+    bool threaded;                   /* a second thread was seen */
+    _Atomic(bool) dying;             /* a fatal report was written; end as soon as possible */
+    _Atomic(uint64_t) findings;      /* printed */
+    _Atomic(uint64_t) repeats;
+    _Atomic(uint64_t) suppressed;
+};
+
+/* Everything Moat keeps for itself is this object, the port's state and mapped pages; the leak scan leaves all of it out. */
+extern struct moat_process moat_process;
+
+/* ---- start.c --------------------------------------------------------------------------------------------------------- */
+
+/* Makes the process able to serve allocations; the constructor does the rest. Called by whoever allocates first. */
+void moat_start_early(void);
+
+static inline bool moat_is_started(void) {
+    return __builtin_expect(atomic_load_explicit(&moat_process.stage, memory_order_acquire) >= MOAT_STAGE_EARLY, 1);
+}
+
+/* ---- thread.c -------------------------------------------------------------------------------------------------------- */
+
+extern _Thread_local struct moat_thread *moat_thread_current;
+
+/* Gives this thread a slot. */
+struct moat_thread *moat_thread_enter(void);
+
+static inline struct moat_thread *moat_thread_self(void) {
+    struct moat_thread *self = moat_thread_current;
+    return __builtin_expect(self != NULL, 1) ? self : moat_thread_enter();
+}
+
+/* Called by the constructor: from now on slots of threads that end are reused. */
+void moat_thread_watch_exits(void);
+
+/* In the child after fork: only this thread is left. */
+void moat_thread_after_fork(void);
+
+/* ---- stack.c --------------------------------------------------------------------------------------------------------- */
+
+/* The calling thread's stack as a depot id; 0 when stacks are off. Context: no lock held. */
+uint32_t moat_stack_capture(struct moat_thread *self, uintptr_t caller);
+
+/* Adds a stack of return addresses, innermost first, to the depot. */
+uint32_t moat_stack_intern(const uintptr_t *frames, size_t count, bool complete);
+
+/* ---- shard.c --------------------------------------------------------------------------------------------------------- */
+
+void moat_shards_init(void);
+/* Makes the shard's heap; its lock held. False when there is no memory for it. */
+bool moat_shard_open(struct moat_shard *shard);
+/* Whose block an address could be; for strangers the large shard. Its lock must then be taken and the answer proved. */
+struct moat_shard *moat_shard_of(uintptr_t address);
+/* All locks, in order. `try`: gives up after about that many milliseconds at each; a lock not had is left out of *held. */
+void moat_shards_lock_all(void);
+void moat_shards_unlock_all(void);
+/* Calls `each` for every open shard, large included, without locking. */
+void moat_shards_each(void (*each)(void *context, struct moat_shard *shard), void *context);
+
+/* ---- block.c: what every allocating and freeing call comes down to ---------------------------------------------------- */
+
+struct moat_request {
+    size_t size_bytes;
+    size_t alignment; /* a power of two */
+    uint8_t family;   /* enum moat_family */
+    bool zero;
+    uintptr_t caller;
+};
+
+/* NULL with errno ENOMEM when there is none. */
+void *moat_block_allocate(const struct moat_request *request);
+
+/* What sized and aligned forms of free say of the block; SIZE_MAX and 0: nothing. */
+struct moat_claimed {
+    size_t size_bytes;
+    size_t alignment;
+};
+#define MOAT_CLAIMED_NOTHING ((struct moat_claimed){SIZE_MAX, 0})
+
+/* errno is kept. NULL is fine. */
+void moat_block_free(void *user, unsigned family, struct moat_claimed claimed, uintptr_t caller);
+
+/* realloc without its zero size convention: NULL with ENOMEM leaves the block as it was. */
+void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller);
+
+/* In place or not at all: true when the block now has that size. */
+bool moat_block_resize_in_place(void *user, size_t size_bytes, uintptr_t caller);
+
+/* The requested size of a live block; 0 for anything else. */
+size_t moat_block_size(const void *user);
+
+/* A finding for a call whose arguments cannot be right: sizes, alignments (only with report_failures) and errno is set to `error`. */
+void *moat_block_refuse(unsigned argument, uint64_t value0, uint64_t value1, int error, uintptr_t caller);
+
+/* Checks all blocks, live and freed. Gives the number of findings. */
+uint64_t moat_block_sweep(unsigned when, uintptr_t caller, bool try_locks);
+
+/* ---- finding.c --------------------------------------------------------------------------------------------------------- */
+
+/* Reports a finding and does what on_error says. May not return. Context: no lock held; errno is kept. */
+void moat_finding_report(struct moat_finding *finding);
+
+/* The same for a fault: `frames` is the faulting stack. Does not act on on_error. */
+void moat_finding_print(struct moat_finding *finding);
+
+/* What on_error says after a corruption was reported: may not return. */
+void moat_finding_act(const struct moat_finding *finding);
+
+/* One line for the user. */
+void moat_note(const char *text);
+
+/* Starts a report of another type than a finding in the shared buffer, its lock held until moat_report_send. NULL: this thread is inside one. */
+struct moat_report *moat_report_begin(unsigned type);
+void moat_report_send(struct moat_report *report, bool wait_until_taken);
+
+/* After fork in the child. */
+void moat_finding_after_fork(void);
+
+/* ---- suppress.c -------------------------------------------------------------------------------------------------------- */
+
+/* Reads the suppression file; false with one line in `error` when it is unreadable or malformed. */
+bool moat_suppress_load(const char *path, char *error, size_t error_bytes);
+/* Whether a suppression takes this report out. */
+bool moat_suppress_matches(const struct moat_report *report, const struct moat_symboliser *symboliser);
+
+/* ---- the ends: exit.c, fault.c, fork.c, exec.c, leak.c --------------------------------------------------------------------- */
+
+void moat_exit_init(void);
+void moat_fault_init(void);
+void moat_fork_init(void);
+/* Tells `moat run` that this process is covered. */
+void moat_exec_check_in(void);
+
+struct moat_summary;
+/* The leak check at exit; fills in the leak part of the summary, `note` with the reason when it could not run. */
+void moat_leak_check(struct moat_summary *summary, char *note, size_t note_bytes);
+
+#endif

@@ -1,0 +1,86 @@
+/* Thread slots. May include: process.h and POSIX headers. */
+#include "guard/entry/process.h"
+#include "guard/port/linux/pages.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+_Thread_local struct moat_thread *moat_thread_current;
+
+/* Slots mapped at a time. */
+#define MOAT_THREAD_SLOTS 8u
+
+static pthread_key_t exit_key;
+static bool exit_key_made;
+
+/* A thread's last destructor round gives its slot back; if it allocates after that, it simply gets one again. */
+static void thread_leave(void *slot) {
+    struct moat_thread *self = slot;
+    if (self != moat_thread_current || self == &moat_process.spare) {
+        return;
+    }
+    moat_thread_current = NULL;
+    moat_lock_take(&moat_process.thread_lock);
+    self->next_free = moat_process.free_threads;
+    moat_process.free_threads = self;
+    moat_lock_give(&moat_process.thread_lock);
+}
+
+void moat_thread_watch_exits(void) {
+    if (pthread_key_create(&exit_key, thread_leave) == 0) {
+        exit_key_made = true;
+        if (moat_thread_current != NULL) {
+            pthread_setspecific(exit_key, moat_thread_current);
+        }
+    }
+}
+
+/* A slot from the free list, which is refilled from new pages. Context: thread_lock held. */
+static struct moat_thread *slot_take(void) {
+    if (moat_process.free_threads == NULL) {
+        struct moat_thread *slots = moat_pages_map(MOAT_THREAD_SLOTS * sizeof *slots, 0);
+        for (size_t i = 0; slots != NULL && i < MOAT_THREAD_SLOTS; i++) {
+            slots[i].next_free = moat_process.free_threads;
+            moat_process.free_threads = &slots[i];
+        }
+    }
+    struct moat_thread *slot = moat_process.free_threads;
+    if (slot != NULL) {
+        moat_process.free_threads = slot->next_free;
+    }
+    return slot;
+}
+
+struct moat_thread *moat_thread_enter(void) {
+    if (!moat_is_started()) {
+        moat_start_early();
+    }
+    moat_lock_take(&moat_process.thread_lock);
+    struct moat_thread *self = slot_take();
+    moat_lock_give(&moat_process.thread_lock);
+    if (self == NULL) {
+        return &moat_process.spare;
+    }
+    uint32_t number = atomic_fetch_add(&moat_process.thread_count, 1) + 1;
+    *self = (struct moat_thread){.number = (uint16_t)((number - 1) % UINT16_MAX + 1)};
+    self->tid = (pid_t)syscall(SYS_gettid);
+    self->shard = &moat_process.shards[(number - 1) % moat_process.shard_count];
+    moat_thread_current = self;
+    if (exit_key_made) {
+        int error = errno;
+        pthread_setspecific(exit_key, self); /* may allocate, which finds the slot in place */
+        errno = error;
+    }
+    return self;
+}
+
+void moat_thread_after_fork(void) {
+    moat_lock_reset(&moat_process.thread_lock);
+    struct moat_thread *self = moat_thread_current;
+    if (self != NULL) {
+        self->tid = (pid_t)syscall(SYS_gettid);
+        self->sequence_next = self->sequence_end; /* numbers from here on are the child's own */
+    }
+}
