@@ -23,6 +23,11 @@ tidy() {
         'clang-tidy --quiet "$@" -- -std=gnu11 -Iinclude -I. 2>/dev/null' clang-tidy
 }
 
+width() {
+    ! grep -nE '^.{121,}' "${sources[@]}"
+}
+
+step "width" width
 step "format" clang-format --dry-run -Werror "${sources[@]}"
 step "include directions" tests/lint/includes.py
 step "libraries from outside" tests/lint/shape.sh
