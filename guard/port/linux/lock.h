@@ -15,7 +15,8 @@ struct moat_lock {
     _Atomic uint32_t state;
 };
 
-#define MOAT_LOCK_INIT {MOAT_LOCK_FREE}
+#define MOAT_LOCK_INIT                                                                                                 \
+    { MOAT_LOCK_FREE }
 
 /* The slow halves, in lock.c: waiting in the kernel after a short spin, and waking one waiter. errno is kept. */
 void moat_lock_wait(struct moat_lock *lock);

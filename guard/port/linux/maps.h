@@ -26,9 +26,9 @@ bool moat_maps_each(bool (*each)(void *context, const struct moat_map *map), voi
 
 /* What lies at an address that is no block of Moat's, in words.
  * Takes:   any address; name: room for name_bytes >= 1.
- * Gives:   MOAT_PLACE_STACK, _GLOBAL, _CODE, _MAPPED or _UNMAPPED (_UNKNOWN without /proc); `name` says which stack, variable
- *          and module ("counter+0x4 in /usr/bin/prog", "the main thread's stack"), or is "".
- * Context: as moat_symtab_symboliser: one caller at a time. errno is kept. */
+ * Gives:   MOAT_PLACE_STACK, _GLOBAL, _CODE, _MAPPED or _UNMAPPED (_UNKNOWN without /proc); `name` says which stack,
+ * variable and module ("counter+0x4 in /usr/bin/prog", "the main thread's stack"), or is "". Context: as
+ * moat_symtab_symboliser: one caller at a time. errno is kept. */
 enum moat_place moat_maps_classify(uintptr_t address, char *name, size_t name_bytes);
 
 #endif

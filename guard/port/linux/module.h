@@ -26,7 +26,8 @@ uint16_t moat_module_of(uintptr_t address);
  * Context: any, signal handlers included. */
 void moat_module_get(uint16_t index, struct moat_module *out);
 
-/* The same without copying the path: NULL and zero for an index that is not one. The text lives as long as the process. */
+/* The same without copying the path: NULL and zero for an index that is not one. The text lives as long as the process.
+ */
 const char *moat_module_path(uint16_t index);
 uint64_t moat_module_bias(uint16_t index);
 
@@ -44,7 +45,7 @@ bool moat_module_is_loader(uintptr_t pc);
 
 /* How many modules were seen in all, and how many addresses found no room in the table. */
 size_t moat_module_count(void);
-uint64_t moat_module_lost(void);
+size_t moat_module_lost(void);
 
 /* The path of the program, and its arguments joined by single blanks, cut with "..." when too long.
  * Takes:   room for `most` >= 4 bytes.

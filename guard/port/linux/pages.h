@@ -1,8 +1,9 @@
 /* Raw pages for Moat's own memory, and the list of what it has, which the leak scan leaves out.
  * May include: moat/source.h and the C library's freestanding headers.
  *
- * System calls are made directly: a program that interposes mmap does not see Moat's, nor recurse into it. All functions
- * may be called by any thread; they take one short lock of their own, below every other lock of Moat's. errno is kept. */
+ * System calls are made directly: a program that interposes mmap does not see Moat's, nor recurse into it. All
+ * functions may be called by any thread; they take one short lock of their own, below every other lock of Moat's. errno
+ * is kept. */
 #ifndef MOAT_PORT_PAGES_H
 #define MOAT_PORT_PAGES_H
 

@@ -1,8 +1,8 @@
 /* The Linux port as a whole: its state, and what it needs around a fork.
  * May include: the C library's freestanding headers only.
  *
- * Everything the port keeps lives in one object, `moat_port_state` (defined in state.c): the leak scan leaves it out as a root.
- * Only the busy flag of the unwinder is elsewhere (thread-local, holds no pointer). */
+ * Everything the port keeps lives in one object, `moat_port_state` (defined in state.c): the leak scan leaves it out as
+ * a root. Only the busy flag of the unwinder is elsewhere (thread-local, holds no pointer). */
 #ifndef MOAT_PORT_PORT_H
 #define MOAT_PORT_PORT_H
 

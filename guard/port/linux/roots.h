@@ -14,10 +14,10 @@ size_t moat_thread_count(void);
 
 /* Shows every range of memory that may hold the program's pointers: writable data of modules, brk, stacks, thread-local
  * storage, its own mappings.
- * Takes:   exclude: ranges left out, sorted by address and not overlapping (moat_pages_own plus the entry layer's state;
- *          `struct moat_port_state` is left out by itself); stack_pointer: what lies below it on the main stack is left out (0: nothing is).
- * Gives:   true when every mapping was shown. A range shown can be read without a fault as long as no other thread unmaps it:
- *          pages of files behind their end and of devices are left out, as are pages never touched.
+ * Takes:   exclude: ranges left out, sorted by address and not overlapping (moat_pages_own plus the entry layer's
+ * state; `struct moat_port_state` is left out by itself); stack_pointer: what lies below it on the main stack is left
+ * out (0: nothing is). Gives:   true when every mapping was shown. A range shown can be read without a fault as long as
+ * no other thread unmaps it: pages of files behind their end and of devices are left out, as are pages never touched.
  * Fails:   false when /proc cannot be read: then a leak check cannot be run.
  * Cost:    one walk over the map; 5 KiB of stack. Mappings are read by `root` in place.
  * Context: the only thread, no lock needed; errno is kept. `root` must not map or unmap memory that is shown. */

@@ -5,7 +5,7 @@
 
 #include "guard/report/report.h"
 
-/* The symboliser to use where no `moat run` names the lines: function and offset ("serve+0x1c"), no file, no line.
+/* The symboliser to use where no `moat run` names the lines: function and offset, no file, no line.
  * A module's file is read afresh, and only believed when its build id is the one that was loaded. A damaged file gives
  * no name, nothing worse.
  * Context: one caller at a time (reports are written one at a time); signal handlers allowed; errno is kept. */

@@ -19,20 +19,19 @@ void moat_unwind_init(void);
 /* Captures the calling thread's stack.
  * Takes:   frames: room for most + MOAT_UNWIND_SLACK entries; most >= 1; caller_pc: the return address of the entry
  *          point (`__builtin_return_address(0)` there): Moat's own frames inside of it are left out.
- * Gives:   the number of frames, 1 to most, innermost first, frames[0] == caller_pc. *complete tells whether the last is
- *          the stack's outermost frame.
- * Fails:   never: what cannot be followed is missing, and *complete false. From a signal that interrupted a capture, or
- *          from an allocation the unwinder itself makes, the caller's frame is all there is.
- * Cost:    about 10 ns a frame with libunwind; under 4 KiB of stack.
- * Context: any thread, no lock of Moat's held (the unwinder may take the loader's lock, and the loader calls malloc
- *          under it). errno is kept. Safe to enter again from a signal handler. */
+ * Gives:   the number of frames, 1 to most, innermost first, frames[0] == caller_pc. *complete tells whether the last
+ * is the stack's outermost frame. Fails:   never: what cannot be followed is missing, and *complete false. From a
+ * signal that interrupted a capture, or from an allocation the unwinder itself makes, the caller's frame is all there
+ * is. Cost:    about 10 ns a frame with libunwind; under 4 KiB of stack. Context: any thread, no lock of Moat's held
+ * (the unwinder may take the loader's lock, and the loader calls malloc under it). errno is kept. Safe to enter again
+ * from a signal handler. */
 size_t moat_unwind_capture(uintptr_t *frames, size_t most, uintptr_t caller_pc, bool *complete);
 
 /* The stack of what a signal interrupted.
- * Takes:   ucontext, the third argument of a handler set with SA_SIGINFO; frames with room for most + MOAT_UNWIND_SLACK.
- * Gives:   the number of frames, at least 1 if the registers can be read: frames[0] is the exact address of the
- *          interrupted instruction, the others are return addresses.
- * Context: signal handler, on the interrupted thread. errno is kept. */
+ * Takes:   ucontext, the third argument of a handler set with SA_SIGINFO; frames with room for most +
+ * MOAT_UNWIND_SLACK. Gives:   the number of frames, at least 1 if the registers can be read: frames[0] is the exact
+ * address of the interrupted instruction, the others are return addresses. Context: signal handler, on the interrupted
+ * thread. errno is kept. */
 size_t moat_unwind_from_context(void *ucontext, uintptr_t *frames, size_t most);
 
 /* Which unwinder `init` found: "libunwind", "libgcc" or "none". Static text. */
