@@ -1,0 +1,67 @@
+/* What a program may ask of Moat while it runs, and what it may say to Moat. None of it is needed: a program that knows
+ * nothing of Moat is checked all the same.
+ * May include: moat's public headers and the C library's freestanding ones.
+ *
+ * Link with what `pkg-config --libs moat` says, or run under `moat run`. A program that should start without Moat too
+ * defines MOAT_OPTIONAL before it includes this header and asks first:
+ *
+ *   #define MOAT_OPTIONAL
+ *   #include <moat.h>
+ *   ...
+ *   if (moat_check != NULL) {
+ *       moat_check();
+ *   }
+ */
+#ifndef MOAT_H
+#define MOAT_H
+
+#include "moat/finding.h"
+#include "moat/version.h"
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifdef MOAT_OPTIONAL
+#define MOAT_FUNCTION __attribute__((weak))
+#else
+#define MOAT_FUNCTION
+#endif
+
+/* ---- asked of Moat --------------------------------------------------------------------------------------------------- */
+
+/* The version of the Moat that serves this process, which need not be the header's MOAT_VERSION.
+ * Gives:   static text such as "0.1.0". */
+MOAT_FUNCTION const char *moat_version(void);
+
+/* Checks every block now, live ones and those that are freed and held back, for damage done since it was last looked at.
+ * Gives:   how many findings there were: 0 when all is in order. They are reported like any other, repeats of a bug that
+ *          was reported before are counted and not printed again.
+ * Fails:   with damage found it does not return under on_error=abort, the default, nor under on_error=exit.
+ * Cost:    O(bytes in red zones and in freed blocks): milliseconds for a heap of some megabytes.
+ * Context: any thread; not from a signal handler, and not from moat_on_finding. Threads that allocate meanwhile wait for
+ *          a few blocks at a time, not for the whole of it. */
+MOAT_FUNCTION size_t moat_check(void);
+
+/* ---- said to Moat: functions that the program may define -------------------------------------------------------------- */
+
+/* Called with each finding after its report was written, repeats and suppressed ones too. Moat's own does nothing and is a
+ * good place for a debugger's breakpoint.
+ * Takes:   the finding, valid during the call only. Its stack ids mean nothing outside Moat.
+ * Context: the thread that found it, in the middle of its malloc or free, with no lock of Moat's held: allocating is allowed.
+ *          On a fatal signal it runs in that signal's handler.
+ * With a preloaded Moat the program must export it: link with -rdynamic or -Wl,--export-dynamic-symbol=moat_on_finding. */
+void moat_on_finding(const struct moat_finding *finding);
+
+/* Options for this program, written as in MOAT_OPTIONS, which may override them: see moat-options(7).
+ * Gives:   text that stays valid, or NULL.
+ * Context: called once, before any constructor of the program and before its first allocation: it must do no more than
+ *          return. A preloaded Moat sees it only when the program exports it, as above. */
+__attribute__((weak)) const char *moat_default_options(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
