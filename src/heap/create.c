@@ -35,7 +35,7 @@ static uint32_t choose_geometry(size_t bytes, const struct moat_heap_config *con
     for (uint32_t bins_log2 = MOAT_BINS_LOG2_MAX;; bins_log2--) {
         uint32_t count = moat_bin_for(bins_log2, moat_block_size_for(largest)) + 1;
         uint32_t geometry = moat_geometry(bins_log2, remembered_log2, count);
-        if (bins_log2 == 1 || control_bytes_of(geometry) <= share)
+        if (bins_log2 == 0 || control_bytes_of(geometry) <= share)
             return geometry;
     }
 }
