@@ -181,6 +181,7 @@ install: all $(B)/moat.pc ## into $(DESTDIR)$(PREFIX)
 	install -m 755 $(B)/moat $(DESTDIR)$(PREFIX)/bin/moat
 	install -m 755 $(B)/libmoat.so $(DESTDIR)$(LIBDIR)/libmoat.so
 	install -m 644 $(B)/libmoat.a $(DESTDIR)$(LIBDIR)/libmoat.a
+	install -m 644 $(wildcard include/*.h) $(DESTDIR)$(PREFIX)/include/
 	install -m 644 include/moat/*.h $(DESTDIR)$(PREFIX)/include/moat/
 	install -m 644 $(B)/moat.pc $(DESTDIR)$(LIBDIR)/pkgconfig/moat.pc
 	for page in $(MAN_PAGES); do section=$${page##*.}; install -d $(DESTDIR)$(MANDIR)/man$$section; \
@@ -190,6 +191,7 @@ uninstall: ## take away what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/moat $(DESTDIR)$(LIBDIR)/libmoat.so $(DESTDIR)$(LIBDIR)/libmoat.a
 	rm -f $(DESTDIR)$(LIBDIR)/pkgconfig/moat.pc
 	rm -rf $(DESTDIR)$(PREFIX)/include/moat
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(wildcard include/*.h))
 	for page in $(notdir $(MAN_PAGES)); do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$$page; done
 
 clean: ## remove build/

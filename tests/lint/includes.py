@@ -14,17 +14,17 @@ ANY = None
 
 # Longest matching prefix counts: (directory or file prefix, system headers, project prefixes).
 LAYERS = [
-    ("include/moat/", FREESTANDING, ["include/moat/"]),
-    ("src/", MEMORY, ["include/moat/", "src/"]),
-    ("src/source/", ANY, ["include/moat/", "src/"]),
-    ("guard/engine/", MEMORY, ["include/moat/", "guard/engine/"]),
-    ("guard/report/", MEMORY, ["include/moat/", "guard/report/"]),
+    ("include/", FREESTANDING, ["include/"]),
+    ("src/", MEMORY, ["include/", "src/"]),
+    ("src/source/", ANY, ["include/", "src/"]),
+    ("guard/engine/", MEMORY, ["include/", "guard/engine/"]),
+    ("guard/report/", MEMORY, ["include/", "guard/report/"]),
     # The spool's writing side is system calls by nature.
-    ("guard/report/spool_file", ANY, ["include/moat/", "guard/report/"]),
-    ("guard/option/", MEMORY, ["include/moat/", "guard/option/"]),
-    ("guard/port/", ANY, ["include/moat/", "guard/port/", "guard/report/report.h"]),
-    ("guard/entry/", ANY, ["include/moat/", "guard/", "src/"]),
-    ("guard/cli/", ANY, ["include/moat/", "guard/cli/", "guard/report/", "guard/option/"]),
+    ("guard/report/spool_file", ANY, ["include/", "guard/report/"]),
+    ("guard/option/", MEMORY, ["include/", "guard/option/"]),
+    ("guard/port/", ANY, ["include/", "guard/port/", "guard/report/report.h"]),
+    ("guard/entry/", ANY, ["include/", "guard/", "src/"]),
+    ("guard/cli/", ANY, ["include/", "guard/cli/", "guard/report/", "guard/option/"]),
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
 
@@ -54,7 +54,7 @@ def faults_of(path):
             if not match:
                 continue
             quoted, system = match.groups()
-            if system is not None and not system.startswith("moat/"):
+            if system is not None and not system.startswith("moat"):
                 if layer[1] is not None and system not in layer[1]:
                     yield number, f"<{system}> is not for {layer[0]}"
                 continue
