@@ -118,7 +118,6 @@ static void *large_alloc(void *context, size_t size_bytes, size_t alignment, siz
     record->span.word_count = 1;
     record->span.starts = &record->bits[0];
     record->span.live = &record->bits[1];
-    record->span.marks = &record->bits[2];
     atomic_store(&record->span.start, block + lead_bytes);
     atomic_store(&record->span.size_bytes, record->reserved_end - block - lead_bytes);
     atomic_store(&record->span.guard, large->guard);

@@ -26,7 +26,7 @@ struct moat_page_operations {
 
 struct moat_large_block {
     struct moat_span span; /* from the user pointer to the end of the reservation, one granule */
-    uintptr_t bits[3];      /* the span's: starts, live, marks */
+    uintptr_t bits[2];      /* the span's: starts, live */
     uintptr_t reserved_start;
     uintptr_t reserved_end;
     uintptr_t committed_start;

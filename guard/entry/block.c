@@ -4,6 +4,7 @@
 #include "guard/entry/process.h"
 
 #include <errno.h>
+#include <sched.h>
 
 #define MOAT_COLD __attribute__((noinline, cold))
 
@@ -26,9 +27,13 @@ static struct moat_call call_make(const struct moat_thread *self, uint64_t event
         .event = event, .stack = stack, .thread = self->number, .family = (uint8_t)family, .when = (uint8_t)when};
 }
 
-static void report_all(struct moat_findings *findings) {
+static void report_all(const struct moat_findings *findings) {
+    bool corrupt = false;
     for (size_t i = 0; i < findings->count; i++) {
-        moat_finding_report(&findings->item[i]);
+        corrupt |= moat_finding_print(&findings->item[i]);
+    }
+    if (corrupt) {
+        moat_finding_act();
     }
 }
 
@@ -40,11 +45,6 @@ static MOAT_COLD void victim_report(struct moat_shard *shard, const struct moat_
     moat_guard_diagnose_block(&shard->guard, (uintptr_t)victim->user, call, victim->event, &findings);
     moat_lock_give(&shard->lock);
     report_all(&findings);
-}
-
-static MOAT_COLD bool refused_report(struct moat_finding *finding) {
-    moat_finding_report(finding);
-    return false;
 }
 
 /* Takes one block out of a quarantine to make room. Context: shard's lock held, and released meanwhile for reports. */
@@ -195,7 +195,7 @@ static void release_claimed(struct moat_shard *shard, void *user, size_t size_by
     }
     moat_lock_give(&shard->lock);
     if (__builtin_expect(refused, 0)) {
-        refused_report(&finding);
+        moat_finding_report(&finding);
     }
 }
 
@@ -375,6 +375,7 @@ size_t moat_block_size(const void *user) {
 struct sweep {
     struct moat_call call;
     uint64_t finding_count;
+    bool corrupt;
     bool try_locks;
     bool skipped;
 };
@@ -391,7 +392,7 @@ static bool sweep_lock(const struct sweep *sweep, struct moat_shard *shard) {
         if (moat_lock_try(&shard->lock)) {
             return true;
         }
-        __builtin_ia32_pause();
+        sched_yield();
     }
     return false;
 }
@@ -412,19 +413,16 @@ static void sweep_shard(void *context, struct moat_shard *shard) {
         moat_lock_give(&shard->lock);
         sweep->finding_count += findings.count;
         for (size_t i = 0; i < findings.count; i++) {
-            if (sweep->try_locks) {
-                moat_finding_print(&findings.item[i]);
-            } else {
-                moat_finding_report(&findings.item[i]);
-            }
+            sweep->corrupt |= moat_finding_print(&findings.item[i]);
         }
     }
 }
 
-uint64_t moat_block_sweep(unsigned when, uintptr_t caller, bool try_locks) {
+uint64_t moat_block_sweep(unsigned when, uintptr_t caller, bool try_locks, bool *corrupt) {
     struct moat_thread *self = moat_thread_self();
     uint32_t stack = try_locks ? 0 : moat_stack_capture(self, caller);
     struct sweep sweep = {.call = call_make(self, event_now(self), stack, MOAT_FAMILY_MALLOC, when), .try_locks = try_locks};
     moat_shards_each(sweep_shard, &sweep);
+    *corrupt = sweep.corrupt;
     return sweep.finding_count;
 }

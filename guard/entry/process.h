@@ -60,6 +60,26 @@ struct moat_thread {
     uintptr_t frames[MOAT_STACK_FRAMES_MAX + 16 /* MOAT_UNWIND_SLACK */];
 };
 
+/* How many different bugs a process tells apart; further ones are printed each time. */
+#define MOAT_BUGS_MAX 4096u
+
+struct moat_bug {
+    uint32_t id; /* 0: free */
+    uint32_t count;
+};
+
+/* What writing reports needs, so that it need not allocate. One report at a time, under its lock. */
+struct moat_reporting {
+    struct moat_lock lock;
+    _Atomic(pid_t) holder; /* thread id, so that a fault inside a report is seen as such */
+    uint16_t module_of[MOAT_REPORT_MODULES_MAX]; /* process-wide indices of the report's modules */
+    struct moat_report report;
+    struct moat_bug bugs[MOAT_BUGS_MAX];
+    unsigned char record[MOAT_RECORD_BYTES_MAX];
+    char text[32u << 10];
+    size_t text_bytes;
+};
+
 enum moat_stage { MOAT_STAGE_NONE, MOAT_STAGE_STARTING, MOAT_STAGE_EARLY, MOAT_STAGE_RUNNING, MOAT_STAGE_ENDING };
 
 struct moat_process {
@@ -82,12 +102,12 @@ struct moat_process {
     struct moat_thread *free_threads;
     struct moat_thread spare;        /* for threads that can have no slot: their calls are served without stacks */
     pid_t pid;
-    bool preload;                    /* not started by `moat run` */
-    bool threaded;                   /* a second thread was seen */
     _Atomic(bool) dying;             /* a fatal report was written; end as soon as possible */
     _Atomic(uint64_t) findings;      /* printed */
     _Atomic(uint64_t) repeats;
     _Atomic(uint64_t) suppressed;
+    bool has_suppressions;
+    struct moat_reporting reporting;
 };
 
 /* Everything Moat keeps for itself is this object, the port's state and mapped pages; the leak scan leaves all of it out. */
@@ -95,8 +115,9 @@ extern struct moat_process moat_process;
 
 /* ---- start.c --------------------------------------------------------------------------------------------------------- */
 
-/* Makes the process able to serve allocations; the constructor does the rest. Called by whoever allocates first. */
-void moat_start_early(void);
+/* Makes the process able to serve allocations; the constructor does the rest. Called by whoever allocates first.
+ * Takes:   the environment, or NULL: before the constructor it is read from /proc. */
+void moat_start(char *const *environment);
 
 static inline bool moat_is_started(void) {
     return __builtin_expect(atomic_load_explicit(&moat_process.stage, memory_order_acquire) >= MOAT_STAGE_EARLY, 1);
@@ -176,26 +197,30 @@ size_t moat_block_size(const void *user);
 /* A finding for a call whose arguments cannot be right: sizes, alignments (only with report_failures) and errno is set to `error`. */
 void *moat_block_refuse(unsigned argument, uint64_t value0, uint64_t value1, int error, uintptr_t caller);
 
-/* Checks all blocks, live and freed. Gives the number of findings. */
-uint64_t moat_block_sweep(unsigned when, uintptr_t caller, bool try_locks);
+/* Checks all blocks, live and freed, and prints what it finds; acting on it is the caller's.
+ * Takes:   try_locks: from a handler, where a lock may be held for good: what cannot be locked is left out.
+ * Gives:   the number of findings; *corrupt: one of them is a corruption that on_error speaks of. */
+uint64_t moat_block_sweep(unsigned when, uintptr_t caller, bool try_locks, bool *corrupt);
 
 /* ---- finding.c --------------------------------------------------------------------------------------------------------- */
 
 /* Reports a finding and does what on_error says. May not return. Context: no lock held; errno is kept. */
-void moat_finding_report(struct moat_finding *finding);
+void moat_finding_report(const struct moat_finding *finding);
 
-/* The same for a fault: `frames` is the faulting stack. Does not act on on_error. */
-void moat_finding_print(struct moat_finding *finding);
+/* The same without acting on on_error. True when it was a corruption that no suppression took out. */
+bool moat_finding_print(const struct moat_finding *finding);
 
 /* What on_error says after a corruption was reported: may not return. */
-void moat_finding_act(const struct moat_finding *finding);
+void moat_finding_act(void);
 
 /* One line for the user. */
 void moat_note(const char *text);
 
-/* Starts a report of another type than a finding in the shared buffer, its lock held until moat_report_send. NULL: this thread is inside one. */
+/* Starts a report in the shared buffer, whose lock is held until moat_report_end. NULL: this thread is inside one already.
+ * Send writes it, to `moat run` or else as the options say; `wait`: returns when it was printed. */
 struct moat_report *moat_report_begin(unsigned type);
 void moat_report_send(struct moat_report *report, bool wait_until_taken);
+void moat_report_end(void);
 
 /* After fork in the child. */
 void moat_finding_after_fork(void);
@@ -207,11 +232,12 @@ bool moat_suppress_load(const char *path, char *error, size_t error_bytes);
 /* Whether a suppression takes this report out. */
 bool moat_suppress_matches(const struct moat_report *report, const struct moat_symboliser *symboliser);
 
-/* ---- the ends: exit.c, fault.c, fork.c, exec.c, leak.c --------------------------------------------------------------------- */
+/* ---- beginnings and ends: exit.c, fault.c, fork.c, exec.c, leak.c --------------------------------------------------------------------- */
 
 void moat_exit_init(void);
 void moat_fault_init(void);
 void moat_fork_init(void);
+void moat_exec_init(void);
 /* Tells `moat run` that this process is covered. */
 void moat_exec_check_in(void);
 

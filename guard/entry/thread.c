@@ -55,7 +55,7 @@ static struct moat_thread *slot_take(void) {
 
 struct moat_thread *moat_thread_enter(void) {
     if (!moat_is_started()) {
-        moat_start_early();
+        moat_start(NULL);
     }
     moat_lock_take(&moat_process.thread_lock);
     struct moat_thread *self = slot_take();
