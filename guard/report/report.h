@@ -47,7 +47,8 @@ struct moat_stack {
 enum moat_report_type {
     MOAT_REPORT_FINDING = 1,
     MOAT_REPORT_CHECK_IN,  /* a process runs under Moat; sent once from its start */
-    MOAT_REPORT_EXEC,      /* a process is about to execute `note` (path); `value[0]`: pid it will have */
+    MOAT_REPORT_EXEC,      /* a process is about to execute `note` (path); `value[0]`: pid it will have; `value[1]`: 1 when it
+                              was spawned and already runs, so that its check-in may have come before this record */
     MOAT_REPORT_EXEC_GONE, /* that exec failed */
     MOAT_REPORT_SUMMARY,   /* once at the end of a process: what was found and what could not be checked */
     MOAT_REPORT_NOTE,      /* one line for the user: `note` */
@@ -143,6 +144,18 @@ unsigned moat_kind_of_name(const char *name);
  * Gives:   the record's length, or 0 when it did not fit; MOAT_RECORD_BYTES_MAX always fits. */
 size_t moat_report_encode(const struct moat_report *report, unsigned char *record, size_t most);
 #define MOAT_RECORD_BYTES_MAX (64u << 10)
+
+/* A record that a process sends about itself, of type CHECK_IN, EXEC, EXEC_GONE or NOTE: little enough for the stack of a child
+ * that shares its parent's memory. No string is NULL; one that is too long for its place in struct moat_report is cut. */
+struct moat_brief {
+    uint8_t type;
+    int64_t pid;
+    uint64_t value[2];
+    const char *program, *command, *note;
+};
+/* Writes it as moat_report_encode would write a report with these members and nothing else; MOAT_BRIEF_BYTES_MAX always fits. */
+size_t moat_brief_encode(const struct moat_brief *brief, unsigned char *record, size_t most);
+#define MOAT_BRIEF_BYTES_MAX (MOAT_PATH_BYTES + MOAT_COMMAND_BYTES + MOAT_NOTE_BYTES + 64u)
 
 enum moat_decode_result {
     MOAT_DECODE_OK,      /* report filled, *used_bytes consumed */

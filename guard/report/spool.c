@@ -230,17 +230,39 @@ static void pass_stack(struct stream *stream, struct moat_stack *stack, uint16_t
     }
 }
 
+/* What a record of any type begins with. */
+struct head {
+    uint8_t word_bits;
+    uint32_t bug_id;
+    uint64_t repeats;
+    int64_t pid;
+    uint64_t value[2];
+};
+
+static void pass_head(struct stream *stream, struct head *head) {
+    pass_u8(stream, &head->word_bits);
+    pass_u32(stream, &head->bug_id);
+    pass_u64(stream, &head->repeats);
+    pass_i64(stream, &head->pid);
+    pass_u64(stream, &head->value[0]);
+    pass_u64(stream, &head->value[1]);
+}
+
 static void pass_report(struct stream *stream, struct moat_report *report) {
-    uint8_t word_bits = report->word_bits == 32 ? 32 : 64;
-    pass_u8(stream, &word_bits);
+    struct head head = {.word_bits = report->word_bits == 32 ? 32 : 64,
+                        .bug_id = report->bug_id,
+                        .repeats = report->repeats,
+                        .pid = report->pid,
+                        .value = {report->value[0], report->value[1]}};
+    pass_head(stream, &head);
     if (!stream->write) {
-        report->word_bits = word_bits;
+        report->word_bits = head.word_bits;
+        report->bug_id = head.bug_id;
+        report->repeats = head.repeats;
+        report->pid = head.pid;
+        report->value[0] = head.value[0];
+        report->value[1] = head.value[1];
     }
-    pass_u32(stream, &report->bug_id);
-    pass_u64(stream, &report->repeats);
-    pass_i64(stream, &report->pid);
-    pass_u64(stream, &report->value[0]);
-    pass_u64(stream, &report->value[1]);
     pass_string(stream, report->program, sizeof report->program);
     pass_string(stream, report->command, sizeof report->command);
     pass_string(stream, report->note, sizeof report->note);
@@ -258,6 +280,21 @@ static void pass_report(struct stream *stream, struct moat_report *report) {
 
 static bool type_is_known(uint8_t type) { return type >= MOAT_REPORT_FINDING && type <= MOAT_REPORT_NOT_COVERED; }
 
+/* Writes the header of a record whose body is there. Gives its whole length; 0 when the body did not fit. */
+static size_t seal(unsigned char *record, uint8_t type, const struct stream *stream) {
+    if (stream->failed) {
+        return 0;
+    }
+    memcpy(record, RECORD_MAGIC, RECORD_MAGIC_BYTES);
+    record[AT_VERSION] = RECORD_VERSION;
+    record[AT_TYPE] = type;
+    store(record + AT_ZERO, 0, 2);
+    store(record + AT_LENGTH, stream->next, 4);
+    store(record + AT_BODY_SUM, crc_of(stream->bytes, stream->next), 4);
+    store(record + AT_HEADER_SUM, crc_of(record, AT_HEADER_SUM), 4);
+    return RECORD_HEADER_BYTES + stream->next;
+}
+
 size_t moat_report_encode(const struct moat_report *report, unsigned char *record, size_t most) {
     if (most < RECORD_HEADER_BYTES || !type_is_known(report->type)) {
         return 0;
@@ -266,17 +303,34 @@ size_t moat_report_encode(const struct moat_report *report, unsigned char *recor
     struct stream stream = {.bytes = record + RECORD_HEADER_BYTES, .length = most - RECORD_HEADER_BYTES, .write = true};
     /* The cast lets one walk serve both ways; writing leaves the report alone. */
     pass_report(&stream, (struct moat_report *)(uintptr_t)report);
-    if (stream.failed) {
+    return seal(record, report->type, &stream);
+}
+
+/* As pass_string writes it, from text of any length: what is too long is cut. */
+static void write_text(struct stream *stream, const char *text, size_t room) {
+    size_t length = 0;
+    while (length < room - 1 && text[length] != '\0') {
+        length++;
+    }
+    pass(stream, length, 2);
+    pass_bytes(stream, (unsigned char *)(uintptr_t)text, length); /* only read */
+}
+
+size_t moat_brief_encode(const struct moat_brief *brief, unsigned char *record, size_t most) {
+    bool is_brief = brief->type == MOAT_REPORT_CHECK_IN || brief->type == MOAT_REPORT_EXEC ||
+                    brief->type == MOAT_REPORT_EXEC_GONE || brief->type == MOAT_REPORT_NOTE;
+    if (most < RECORD_HEADER_BYTES || !is_brief) {
         return 0;
     }
-    memcpy(record, RECORD_MAGIC, RECORD_MAGIC_BYTES);
-    record[AT_VERSION] = RECORD_VERSION;
-    record[AT_TYPE] = report->type;
-    store(record + AT_ZERO, 0, 2);
-    store(record + AT_LENGTH, stream.next, 4);
-    store(record + AT_BODY_SUM, crc_of(stream.bytes, stream.next), 4);
-    store(record + AT_HEADER_SUM, crc_of(record, AT_HEADER_SUM), 4);
-    return RECORD_HEADER_BYTES + stream.next;
+    most = most < MOAT_RECORD_BYTES_MAX ? most : MOAT_RECORD_BYTES_MAX;
+    struct stream stream = {.bytes = record + RECORD_HEADER_BYTES, .length = most - RECORD_HEADER_BYTES, .write = true};
+    struct head head = {
+        .word_bits = 8 * sizeof(void *), .pid = brief->pid, .value = {brief->value[0], brief->value[1]}};
+    pass_head(&stream, &head);
+    write_text(&stream, brief->program, MOAT_PATH_BYTES);
+    write_text(&stream, brief->command, MOAT_COMMAND_BYTES);
+    write_text(&stream, brief->note, MOAT_NOTE_BYTES);
+    return seal(record, brief->type, &stream);
 }
 
 /* Where the next record may begin: at the next magic, or what may be the beginning of one at the end. */
