@@ -6,7 +6,8 @@
  *          12    u8        open: 1 while the reader takes records; 0 before it leaves
  *          13    u8        locked: the reader holds an exclusive flock() as long as it lives
  *          16    u64       taken: every byte before this file offset was read, and what it said is printed
- *          24    u64       seen: every byte before this file offset was read, and will be printed
+ *          24    u64       seen: every byte before this file offset was read, and will be printed; all ones while the
+ *                          reader is at work: it looks for more before it waits again
  *          32    i64       the reader's process id
  *          ...   zeros up to MOAT_SPOOL_HEADER_BYTES
  *   then         records (moat_report_encode), one after another

@@ -84,14 +84,14 @@ static void say_location(struct moat_out *out, const struct moat_location *locat
     moat_out_text(out, location->inlined ? " (inlined)\n" : "\n");
 }
 
-static void say_number(struct moat_out *out, size_t number) {
+static void say_number(struct moat_out *out, size_t number, bool two_digits) {
     moat_out_to_column(out, 2 * MOAT_TEXT_INDENT);
     moat_out_paint(out, MOAT_PAINT_DIM);
     moat_out_char(out, '#');
     moat_out_number(out, number);
     moat_out_paint(out, MOAT_PAINT_NONE);
     moat_out_char(out, ' ');
-    moat_out_repeat(out, ' ', number < 10 ? 1 : 0);
+    moat_out_text(out, two_digits && number < 10 ? " " : "");
 }
 
 static void say_nameless(struct moat_out *out, const struct moat_frame *frame, const struct moat_module *module) {
@@ -110,6 +110,7 @@ static void say_stack(struct moat_out *out, const struct moat_report *report, co
     const struct moat_stack *stack = &report->stacks[which];
     struct moat_location locations[LOCATIONS_MAX];
     size_t number = 0;
+    bool two_digits = frame_count_of(stack) > 10;
     for (uint16_t i = 0; i < frame_count_of(stack); i++) {
         const struct moat_frame *frame = &stack->frames[i];
         if (frame->own) {
@@ -118,11 +119,11 @@ static void say_stack(struct moat_out *out, const struct moat_report *report, co
         const struct moat_module *module = module_of(report, frame);
         size_t count = locate(report, symboliser, frame, locations);
         if (count == 0) {
-            say_number(out, number++);
+            say_number(out, number++, two_digits);
             say_nameless(out, frame, module);
         }
         for (size_t k = 0; k < count; k++) {
-            say_number(out, number++);
+            say_number(out, number++, two_digits);
             say_location(out, &locations[k], module, columns);
         }
     }
@@ -364,7 +365,11 @@ static void say_leaked(struct moat_out *out, uint64_t blocks, uint64_t bytes, co
 }
 
 static void say_findings(struct moat_out *out, const struct moat_summary *summary) {
-    moat_text_count(out, summary->findings, "finding");
+    if (summary->findings == 0) {
+        moat_out_text(out, "no findings");
+    } else {
+        moat_text_count(out, summary->findings, "finding");
+    }
     if (summary->repeats > 0) {
         moat_out_text(out, " (");
         moat_text_count(out, summary->repeats, "repeat");
@@ -375,7 +380,8 @@ static void say_findings(struct moat_out *out, const struct moat_summary *summar
 static void say_summary(struct moat_out *out, const struct moat_report *report) {
     const struct moat_summary *summary = &report->summary;
     say_prefix(out, report);
-    if (summary->findings == 0 && summary->repeats == 0 && summary->leak_outcome != MOAT_LEAKS_FOUND) {
+    bool leaks_clean = summary->leak_outcome == MOAT_LEAKS_CLEAN || summary->leak_outcome == MOAT_LEAKS_NOT_ASKED;
+    if (summary->findings == 0 && summary->repeats == 0 && leaks_clean) {
         moat_out_text(out, "clean: ");
         moat_text_count(out, summary->allocations, "allocation");
         moat_out_text(out, ", no findings");

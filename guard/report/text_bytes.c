@@ -264,21 +264,41 @@ static void say_carets(struct moat_out *out, const struct rows *rows, uint32_t s
     moat_out_char(out, '\n');
 }
 
+/* Whether a row is worth a line: it has bad bytes, or user's bytes right beside a row that has. Without any bad byte
+ * all are. */
+static bool row_is_shown(const struct rows *rows, uint32_t start) {
+    uint64_t row = (((uint64_t)1 << ROW_BYTES) - 1) << start;
+    uint64_t beside = start > 0 ? row | row >> ROW_BYTES : row;
+    beside |= start + ROW_BYTES < MOAT_DUMP_BYTES ? row << ROW_BYTES : 0;
+    bool all_outside = (rows->dump->outside & row) == row;
+    uint64_t bad = rows->dump->bad;
+    return bad == 0 || (bad & row) != 0 || ((bad & beside) != 0 && !all_outside);
+}
+
+static size_t offset_width(int64_t offset) {
+    size_t width = 2; /* sign and one digit */
+    for (uint64_t rest = offset < 0 ? 0 - (uint64_t)offset : (uint64_t)offset; rest >= 10; rest /= 10) {
+        width++;
+    }
+    return width;
+}
+
 static void lay_out(struct rows *rows, const struct moat_report *report) {
     memset(rows, 0, sizeof *rows);
     rows->report = report;
     rows->dump = &report->finding.dump;
     rows->length = rows->dump->length < MOAT_DUMP_BYTES ? rows->dump->length : MOAT_DUMP_BYTES;
     rows->row_bytes = rows->length < ROW_BYTES ? rows->length : ROW_BYTES;
-    size_t widest = 2;
-    for (uint32_t i = 0; i < rows->length; i++) {
-        rows->gap[i % ROW_BYTES] = rows->gap[i % ROW_BYTES] || is_edge(rows, i);
-        int64_t offset = rows->dump->offset + (int64_t)i;
-        size_t width = 2; /* sign and one digit */
-        for (uint64_t rest = offset < 0 ? 0 - (uint64_t)offset : (uint64_t)offset; rest >= 10; rest /= 10) {
-            width++;
+    size_t widest = 0;
+    for (uint32_t start = 0; start < rows->length; start += ROW_BYTES) {
+        if (!row_is_shown(rows, start)) {
+            continue;
         }
-        widest = i % ROW_BYTES == 0 && width > widest ? width : widest;
+        size_t width = offset_width(rows->dump->offset + (int64_t)start);
+        widest = width > widest ? width : widest;
+        for (uint32_t i = start; i < rows->length && i < start + ROW_BYTES; i++) {
+            rows->gap[i % ROW_BYTES] = rows->gap[i % ROW_BYTES] || is_edge(rows, i);
+        }
     }
     rows->first_column = BYTES_COLUMN + widest + 2;
     rows->character_column = column_of(rows, rows->row_bytes - (rows->row_bytes > 0)) + 2 + 3;
@@ -295,15 +315,17 @@ void moat_text_bytes(struct moat_out *out, const struct moat_report *report) {
     uint64_t shown_bad = 0;
     for (uint32_t start = 0; start < rows.length; start += ROW_BYTES) {
         uint32_t end = rows.length - start < ROW_BYTES ? rows.length : start + ROW_BYTES;
-        bool any_bad = false;
+        uint64_t bad_here = 0;
         for (uint32_t i = start; i < end; i++) {
-            any_bad = any_bad || is_bad(&rows, i);
-            shown_bad += is_bad(&rows, i);
+            bad_here += is_bad(&rows, i);
         }
-        say_row(out, &rows, start, end);
-        if (any_bad) {
+        if (row_is_shown(&rows, start)) {
+            say_row(out, &rows, start, end);
+        }
+        if (bad_here > 0) {
             say_carets(out, &rows, start, end);
         }
+        shown_bad += bad_here;
     }
     if (shown_bad > 0 && report->finding.bad_count > shown_bad) {
         moat_out_to_column(out, BYTES_COLUMN);

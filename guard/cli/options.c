@@ -1,0 +1,151 @@
+/* `moat options`: the option table for humans, and as the manual page moat-options(7).
+ * May include: guard/cli, guard/option, moat/version.h and the C library. */
+#include "guard/cli/cli.h"
+#include "moat/version.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define VALUE_BYTES 64
+#define HELP_COLUMNS 64 /* help is wrapped to this width */
+
+static const char *default_of(const struct moat_option_info *info, char room[VALUE_BYTES]) {
+    switch ((enum moat_option_type)info->type) {
+    case MOAT_OPTION_IS_NUMBER:
+        return moat_option_number_text(info->default_value, info->unit, room);
+    case MOAT_OPTION_IS_BOOL:
+        return info->default_value != 0 ? "1" : "0";
+    case MOAT_OPTION_IS_CHOICE:
+        return moat_option_word(info->words, info->default_value, room, VALUE_BYTES) ? room : "?";
+    case MOAT_OPTION_IS_STRING:
+        break;
+    }
+    return info->default_text[0] != '\0' ? info->default_text : "(none)";
+}
+
+static const char *range_of(const struct moat_option_info *info, char room[VALUE_BYTES]) {
+    char least[MOAT_OPTION_NUMBER_BYTES];
+    char most[MOAT_OPTION_NUMBER_BYTES];
+    switch ((enum moat_option_type)info->type) {
+    case MOAT_OPTION_IS_NUMBER:
+        snprintf(room, VALUE_BYTES, "%s to %s", moat_option_number_text(info->least, info->unit, least),
+                 info->most == UINT64_MAX ? "2^64-1" : moat_option_number_text(info->most, info->unit, most));
+        return room;
+    case MOAT_OPTION_IS_BOOL:
+        return "0|1";
+    case MOAT_OPTION_IS_CHOICE:
+        return info->words;
+    case MOAT_OPTION_IS_STRING:
+        break;
+    }
+    return "text";
+}
+
+/* Prints text wrapped at blanks; every line but the first starts in `column`. */
+static void wrap(const char *text, int column) {
+    size_t left = strlen(text);
+    while (left > HELP_COLUMNS) {
+        size_t cut = HELP_COLUMNS;
+        while (cut > 0 && text[cut] != ' ') {
+            cut--;
+        }
+        cut = cut > 0 ? cut : HELP_COLUMNS;
+        printf("%.*s\n%*s", (int)cut, text, column, "");
+        text += cut + (text[cut] == ' ');
+        left = strlen(text);
+    }
+    printf("%s\n", text);
+}
+
+static void print_table(void) {
+    int widths[3] = {(int)strlen("OPTION"), (int)strlen("DEFAULT"), (int)strlen("RANGE")};
+    char room[VALUE_BYTES];
+    for (size_t i = 0; i < MOAT_OPTION_COUNT; i++) {
+        const struct moat_option_info *info = &moat_option_table[i];
+        int lengths[3] = {(int)strlen(info->name), (int)strlen(default_of(info, room)), 0};
+        lengths[2] = (int)strlen(range_of(info, room));
+        for (size_t k = 0; k < 3; k++) {
+            widths[k] = lengths[k] > widths[k] ? lengths[k] : widths[k];
+        }
+    }
+    int column = widths[0] + widths[1] + widths[2] + 6;
+    printf("%-*s  %-*s  %-*s  MEANING\n", widths[0], "OPTION", widths[1], "DEFAULT", widths[2], "RANGE");
+    for (size_t i = 0; i < MOAT_OPTION_COUNT; i++) {
+        const struct moat_option_info *info = &moat_option_table[i];
+        char range[VALUE_BYTES];
+        printf("%-*s  %-*s  %-*s  ", widths[0], info->name, widths[1], default_of(info, room), widths[2],
+               range_of(info, range));
+        wrap(info->help, column);
+    }
+}
+
+/* Roff takes a dot or quote at a line's start and every backslash for its own; `words` in backquotes become bold. */
+static void print_roff(const char *text) {
+    bool bold = false;
+    for (; *text != '\0'; text++) {
+        if (*text == '`') {
+            bold = !bold;
+            fputs(bold ? "\\fB" : "\\fR", stdout);
+        } else if (*text == '\\') {
+            fputs("\\e", stdout);
+        } else if (*text == '-') {
+            fputs("\\-", stdout);
+        } else {
+            putchar(*text);
+        }
+    }
+    putchar('\n');
+}
+
+static void print_man(void) {
+    char room[VALUE_BYTES];
+    printf(".\\\" Made by `moat options --man` from guard/option/option.def.\n"
+           ".TH MOAT\\-OPTIONS 7 \"\" \"moat %s\" \"Moat\"\n"
+           ".SH NAME\n"
+           "moat\\-options \\- options of Moat's debug heap\n"
+           ".SH SYNOPSIS\n"
+           ".B moat run \\-o\n.IR KEY = VALUE\n.RI [ ... ]\n.I PROGRAM\n.br\n"
+           ".BI MOAT_OPTIONS= KEY = VALUE : KEY = VALUE\n.I PROGRAM\n"
+           ".SH DESCRIPTION\n"
+           "Moat reads its options from the environment variable\n.BR MOAT_OPTIONS ,\n"
+           "unless the program runs with more rights than its user, and from the string\n"
+           ".B moat_default_options\nof the program, where it has one.\n"
+           "With\n.BR \"moat run\" ,\noptions given by\n.B \\-o\ngo over those of the environment.\n"
+           "Of two equal keys the last one counts.\n"
+           ".PP\n"
+           "Numbers are decimal, or hexadecimal after 0x; those that count bytes may end in K, M or G.\n"
+           "Switches take 0, 1, no, yes, off, on, false and true.\n"
+           "In a text, a colon is written \\fB\\e:\\fR and a backslash \\fB\\e\\e\\fR.\n"
+           "A key that does not exist or a value out of range stops the start with one line that says so.\n"
+           ".SH OPTIONS\n",
+           MOAT_VERSION);
+    for (size_t i = 0; i < MOAT_OPTION_COUNT; i++) {
+        const struct moat_option_info *info = &moat_option_table[i];
+        printf(".TP\n.B %s\n", info->name);
+        print_roff(info->help);
+        printf("Default: ");
+        print_roff(default_of(info, room));
+        printf("Range: ");
+        print_roff(range_of(info, room));
+    }
+    printf(".SH SEE ALSO\n.BR moat (1),\n.BR moat (3)\n");
+}
+
+int moat_cli_options(int argc, char **argv) {
+    bool man = argc == 2 && strcmp(argv[1], "--man") == 0;
+    if (argc > 1 && !man) {
+        moat_cli_complain("options: unknown argument \"%s\"; see `moat help options`", argv[1]);
+        return MOAT_EXIT_USAGE;
+    }
+    if (man) {
+        print_man();
+    } else {
+        print_table();
+    }
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        moat_cli_complain("cannot write to standard output: %s", strerror(errno));
+        return MOAT_EXIT_USAGE;
+    }
+    return 0;
+}
