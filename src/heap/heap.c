@@ -174,7 +174,12 @@ static inline void *take(struct moat_heap *heap, const struct want *want) {
         moat_heap_note(heap, MOAT_RULE_CONTROL, (uintptr_t)heap);
         return NULL;
     }
-    if (search(heap, want, &place) || (moat_region_grow(heap, want->worst) && search(heap, want, &place)))
+    bool found = search(heap, want, &place);
+    if (!found && moat_region_grow(heap, want->worst)) {
+        place.extent = (struct moat_extent){0, 0}; /* the region it was may have grown */
+        found = search(heap, want, &place);
+    }
+    if (found)
         return occupy(heap, want, &place);
     heap->failure_count++;
     return NULL;
