@@ -99,9 +99,11 @@ $(B)/libmoat.so: $(OBJ_LIBRARY)
 	@mkdir -p $(@D)
 	$(call show,$(CC) $(OPTIMISE) $(CFLAGS) $(LIBRARY_LINK) -o $@ $(OBJ_LIBRARY),link)
 
-$(B)/libmoat.a: $(OBJ_LIBRARY)
+# spawn.c asks the dynamic loader, which a static program does not have.
+OBJ_ARCHIVE := $(filter-out %/entry/spawn.o,$(OBJ_LIBRARY))
+$(B)/libmoat.a: $(OBJ_ARCHIVE)
 	@mkdir -p $(@D); rm -f $@
-	$(call show,$(AR) rcs $@ $(OBJ_LIBRARY),ar)
+	$(call show,$(AR) rcs $@ $(OBJ_ARCHIVE),ar)
 
 # Names in reports are demangled by the C++ run-time library; nothing else of it is used.
 $(B)/moat: $(OBJ_CLI)
