@@ -20,7 +20,9 @@
  * the operation asked for, which is none: so nothing happens but the reading. */
 static bool moat_word_is_readable(uintptr_t address) {
     enum { MOAT_NO_OPERATION = 0x7fff };
-    return moat_syscall(SYS_rt_sigprocmask, MOAT_NO_OPERATION, (long)address, 0, sizeof(uint64_t), 0, 0) != -EFAULT;
+    /* An address of 0 would mean that there is no set to read. */
+    return address != 0 &&
+           moat_syscall(SYS_rt_sigprocmask, MOAT_NO_OPERATION, (long)address, 0, sizeof(uint64_t), 0, 0) != -EFAULT;
 }
 
 bool moat_memory_is_readable(uintptr_t address, size_t bytes) {

@@ -24,8 +24,8 @@ enum { MOAT_CURSOR_WORDS = 256, MOAT_CURSOR_SIGNAL_FRAME = 1, MOAT_CURSOR_REGIST
 #define MOAT_CURSOR_PREFIX "_ULnot_used_"
 #endif
 
-/* The least size of the code at a program's entry point. */
-enum { MOAT_ENTRY_BYTES = 32 };
+/* About the size of the code at a program's entry point. */
+enum { MOAT_ENTRY_BYTES = 64 };
 
 /* libgcc's codes for "go on" and "normal stop" of a walk. */
 enum { MOAT_WALK_ON = 0, MOAT_WALK_STOP = 4 };
@@ -290,7 +290,8 @@ static size_t moat_context_walk_handler(uintptr_t pc, uintptr_t *frames, size_t 
 static bool moat_context_after_wild_call(const ucontext_t *context, ucontext_t *returned) {
 #if defined(__x86_64__)
     uintptr_t word, stack = (uintptr_t)context->uc_mcontext.gregs[REG_RSP];
-    if (moat_module_of(moat_context_pc(context)) != MOAT_NO_MODULE ||
+    uintptr_t pc = moat_context_pc(context);
+    if (moat_module_of(pc) != MOAT_NO_MODULE || moat_memory_is_readable(pc, 1) ||
         moat_memory_copy(&word, stack, sizeof word) != sizeof word || moat_module_of(word) == MOAT_NO_MODULE)
         return false;
     *returned = *context;
