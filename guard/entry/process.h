@@ -119,6 +119,9 @@ extern struct moat_process moat_process;
  * Takes:   the environment, or NULL: before the constructor it is read from /proc. */
 void moat_start(char *const *environment);
 
+/* What must wait until the C library is ready, since it loads libraries. Once; no lock held. */
+void moat_start_late(void);
+
 static inline bool moat_is_started(void) {
     return __builtin_expect(atomic_load_explicit(&moat_process.stage, memory_order_acquire) >= MOAT_STAGE_EARLY, 1);
 }

@@ -1,4 +1,5 @@
 /* How a process comes under Moat: first allocation, options, constructor. May include: process.h, the port, POSIX headers. */
+#define _GNU_SOURCE 1 /* environ */
 #include "guard/entry/process.h"
 #include "guard/port/linux/output.h"
 #include "guard/port/linux/pages.h"
@@ -119,6 +120,14 @@ void moat_start(char *const *environment) {
     errno = error;
 }
 
+void moat_start_late(void) {
+    static bool done;
+    if (!done && atomic_load(&moat_process.stage) >= MOAT_STAGE_EARLY) {
+        done = true;
+        moat_unwind_init();
+    }
+}
+
 static void stop(const char *text) {
     static const char prefix[] = "moat: ";
     moat_output_write(prefix, sizeof prefix - 1);
@@ -153,7 +162,7 @@ __attribute__((constructor(101))) static void start_constructor(int argument_cou
     }
     files_open();
     moat_thread_watch_exits();
-    moat_unwind_init();
+    moat_unwind_init_early();
     moat_fork_init();
     moat_exit_init();
     moat_exec_init();
@@ -162,5 +171,8 @@ __attribute__((constructor(101))) static void start_constructor(int argument_cou
     }
     moat_exec_check_in();
     atomic_store_explicit(&moat_process.stage, MOAT_STAGE_RUNNING, memory_order_release);
+    if (environ != NULL) {
+        moat_start_late(); /* linked in: the C library is ready when constructors run */
+    }
     errno = error;
 }

@@ -97,15 +97,19 @@ static size_t moat_unwind_count_unloads(void) {
     return unloads;
 }
 
-void moat_unwind_init(void) {
-    int kept = errno;
-    moat_unwind_load_libunwind();
-    moat_unwind_load_libgcc();
+void moat_unwind_init_early(void) {
     if (!own->walk && &_Unwind_Backtrace && &_Unwind_GetIP && &_Unwind_FindEnclosingFunction) {
         own->walk_pc = _Unwind_GetIP;
         own->enclosing = _Unwind_FindEnclosingFunction;
         own->walk = _Unwind_Backtrace;
     }
+}
+
+void moat_unwind_init(void) {
+    int kept = errno;
+    moat_unwind_load_libunwind();
+    moat_unwind_load_libgcc();
+    moat_unwind_init_early();
     atomic_store(&own->unloads, moat_unwind_count_unloads());
     /* Once for nothing, so that what the unwinders set up at first use is not set up inside some malloc. */
     uintptr_t frames[1 + MOAT_UNWIND_SLACK];

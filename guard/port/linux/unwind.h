@@ -16,6 +16,9 @@
  * Context: not from a handler. May be left out: captures then give the caller's frame only. */
 void moat_unwind_init(void);
 
+/* Before the C library is ready nothing can be loaded; what the program brings itself, libgcc's, will do until then. */
+void moat_unwind_init_early(void);
+
 /* Captures the calling thread's stack.
  * Takes:   frames: room for most + MOAT_UNWIND_SLACK entries; most >= 1; caller_pc: the return address of the entry
  *          point (`__builtin_return_address(0)` there): Moat's own frames inside of it are left out.

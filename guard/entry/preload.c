@@ -1,0 +1,21 @@
+/* What only the preload library has: the step between the last constructor and main. May include: process.h, POSIX headers.
+ *
+ * Being initialised first means before the C library itself. A dlopen from there would initialise the C library without its arguments
+ * and environment, so what loads libraries waits until __libc_start_main, which starts every program, comes by. */
+#define _GNU_SOURCE 1 /* RTLD_NEXT */
+#include "guard/entry/process.h"
+
+#include <dlfcn.h>
+
+typedef int start_main(int (*program)(int, char **, char **), int argument_count, char **arguments, void (*init)(void),
+                       void (*fini)(void), void (*loader_fini)(void), void *stack_end);
+
+MOAT_EXPORT start_main __libc_start_main;
+
+int __libc_start_main(int (*program)(int, char **, char **), int argument_count, char **arguments, void (*init)(void),
+                      void (*fini)(void), void (*loader_fini)(void), void *stack_end) {
+    start_main *next;
+    *(void **)&next = dlsym(RTLD_NEXT, "__libc_start_main");
+    moat_start_late();
+    return next(program, argument_count, arguments, init, fini, loader_fini, stack_end);
+}
