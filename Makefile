@@ -99,8 +99,8 @@ $(B)/libmoat.so: $(OBJ_LIBRARY)
 	@mkdir -p $(@D)
 	$(call show,$(CC) $(OPTIMISE) $(CFLAGS) $(LIBRARY_LINK) -o $@ $(OBJ_LIBRARY),link)
 
-# spawn.c asks the dynamic loader, which a static program does not have.
-OBJ_ARCHIVE := $(filter-out %/entry/spawn.o,$(OBJ_LIBRARY))
+# spawn.c and preload.c ask the dynamic loader, which a static program does not have.
+OBJ_ARCHIVE := $(filter-out %/entry/spawn.o %/entry/preload.o,$(OBJ_LIBRARY))
 $(B)/libmoat.a: $(OBJ_ARCHIVE)
 	@mkdir -p $(@D); rm -f $@
 	$(call show,$(AR) rcs $@ $(OBJ_ARCHIVE),ar)
