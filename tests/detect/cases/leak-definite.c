@@ -8,8 +8,15 @@ static void forget(void) {
     block[0] = 1;
 }
 
+static void wipe_stack(void) {
+    volatile char bytes[4096];
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = 0;
+}
+
 int main(void) {
     for (int i = 0; i < 2; i++)
         forget(); /* @allocated2 main */
+    wipe_stack();
     return 0;
 }

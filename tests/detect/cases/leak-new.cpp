@@ -10,8 +10,15 @@ static void forget() {
     (void)point;
 }
 
+static void wipe_stack() {
+    volatile char bytes[4096];
+    for (volatile char &byte : bytes)
+        byte = 0;
+}
+
 int main() {
     for (int i = 0; i < 3; i++)
         forget();
+    wipe_stack();
     return 0;
 }

@@ -8,7 +8,14 @@ static void forget(void) {
     block[0] = 1;
 }
 
+static void wipe_stack(void) {
+    volatile char bytes[4096];
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = 0;
+}
+
 int main(void) {
     forget(); /* @allocated2 main */
+    wipe_stack();
     return 5;
 }

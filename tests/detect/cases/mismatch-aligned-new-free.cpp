@@ -1,5 +1,5 @@
 // From aligned new, given to free.
-// find: kind=alloc-dealloc-mismatch when=free size=100 family=new-aligned
+// find: kind=alloc-dealloc-mismatch when=free size=100 block.family=new-aligned
 // status: 134
 #include <cstdlib>
 #include <new>

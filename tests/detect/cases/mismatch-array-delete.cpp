@@ -1,5 +1,5 @@
 // From new[], given to delete without brackets.
-// find: kind=alloc-dealloc-mismatch when=free size=20 family=new[]
+// find: kind=alloc-dealloc-mismatch when=free size=20 block.family=new[]
 // status: 134
 #include <cstdlib>
 #include <new>

@@ -1,5 +1,5 @@
 // From new[], given to free.
-// find: kind=alloc-dealloc-mismatch when=free size=33 family=new[]
+// find: kind=alloc-dealloc-mismatch when=free size=33 block.family=new[]
 // status: 134
 #include <cstdlib>
 #include <new>

@@ -1,5 +1,5 @@
 // From malloc, given to delete.
-// find: kind=alloc-dealloc-mismatch when=free size=12 family=malloc
+// find: kind=alloc-dealloc-mismatch when=free size=12 block.family=malloc
 // status: 134
 #include <cstdlib>
 #include <new>

@@ -1,5 +1,5 @@
 // From aligned_alloc, given to delete.
-// find: kind=alloc-dealloc-mismatch when=free size=128 family=aligned
+// find: kind=alloc-dealloc-mismatch when=free size=128 block.family=aligned
 // status: 134
 #include <cstdlib>
 #include <new>

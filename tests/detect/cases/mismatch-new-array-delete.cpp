@@ -1,5 +1,5 @@
 // From new, given to delete[].
-// find: kind=alloc-dealloc-mismatch when=free size=1 family=new
+// find: kind=alloc-dealloc-mismatch when=free size=1 block.family=new
 // status: 134
 #include <cstdlib>
 #include <new>

@@ -1,5 +1,5 @@
 // From new, given to realloc.
-// find: kind=alloc-dealloc-mismatch when=realloc size=4 family=new
+// find: kind=alloc-dealloc-mismatch when=realloc size=4 block.family=new
 // status: 134
 #include <cstdlib>
 #include <new>

@@ -1,5 +1,5 @@
 // A block of a large alignment and an odd size.
-// find: kind=heap-buffer-overflow when=free size=777 first=777 last=777 family=aligned
+// find: kind=heap-buffer-overflow when=free size=777 first=777 last=777 block.family=aligned
 // status: 134
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
 // One byte of text past the end, found when the block is freed.
-// find: kind=heap-buffer-overflow when=free size=24 first=24 last=24 block.state=live family=malloc
+// find: kind=heap-buffer-overflow when=free size=24 first=24 last=24 block.state=live block.family=malloc
 // status: 134
 #include <stdlib.h>
 #include <string.h>

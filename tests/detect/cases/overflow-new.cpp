@@ -1,5 +1,5 @@
 // An array from new[] written past its end, found by delete[].
-// find: kind=heap-buffer-overflow when=free size=40 first=40 last=43 family=new[]
+// find: kind=heap-buffer-overflow when=free size=40 first=40 last=43 block.family=new[]
 // status: 134
 static int *make_numbers() { return new int[10]; /* @allocated make_numbers */ }
 
