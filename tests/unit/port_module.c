@@ -24,7 +24,7 @@ static const char *program_path(void) {
     return path;
 }
 
-/* ---- modules --------------------------------------------------------------------------------------------------------- */
+/* ---- modules --------------------------------------------------------------------------------------------------- */
 
 /* The build id as readelf prints it. */
 static void check_build_id(const struct moat_module *module) {
@@ -32,8 +32,11 @@ static void check_build_id(const struct moat_module *module) {
     snprintf(command, sizeof command, "readelf -nW '%s' 2>/dev/null", module->path);
     FILE *pipe = popen(command, "r");
     CHECK(pipe != NULL);
-    while (fgets(line, sizeof line, pipe))
-        sscanf(line, " Build ID: %63s", found);
+    while (fgets(line, sizeof line, pipe)) {
+        const char *at = strstr(line, "Build ID: ");
+        if (at)
+            sscanf(at, "Build ID: %63s", found);
+    }
     pclose(pipe);
     for (size_t i = 0; i < module->build_id_bytes; i++)
         sprintf(ours + 2 * i, "%02x", module->build_id[i]);
@@ -203,7 +206,7 @@ MOAT_TEST(port_module, names_the_program_and_its_arguments) {
     CHECK_TEXT(small + 4, "...");
 }
 
-/* ---- names ----------------------------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------------------------- */
 
 static bool name_of(uintptr_t pc, bool exact, struct moat_location *location) {
     struct moat_module module;

@@ -11,8 +11,7 @@
  * cut. */
 enum { MOAT_MAPS_BUFFER_BYTES = 4608 };
 
-/* ---- the list
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the list -------------------------------------------------------------------------------------------------- */
 
 /* Reads digits of a base; *at moves behind them. */
 static uint64_t moat_maps_number(const char **at, unsigned base) {
@@ -107,8 +106,7 @@ bool moat_maps_each(bool (*each)(void *context, const struct moat_map *map), voi
     return going ? got == 0 : true;
 }
 
-/* ---- what lies at an address
- * ----------------------------------------------------------------------------------------- */
+/* ---- what lies at an address ----------------------------------------------------------------------------------- */
 
 struct moat_place_question {
     uintptr_t address;

@@ -28,8 +28,7 @@ struct moat_loaded {
     size_t header_count;
 };
 
-/* ---- asking the loader
- * ----------------------------------------------------------------------------------------------- */
+/* ---- asking the loader ----------------------------------------------------------------------------------------- */
 
 struct moat_loaded_question {
     uintptr_t address;
@@ -84,18 +83,12 @@ static bool moat_loaded_find(uintptr_t address, struct moat_loaded *loaded) {
     return true;
 }
 
-/* An address inside the loader; in a static program, inside the program. 0: unknown. */
-static uintptr_t moat_loader_address(void) { return (uintptr_t)&_dl_find_object; }
-#else
-static bool moat_loaded_find(uintptr_t address, struct moat_loaded *loaded) {
-    return moat_loaded_by_list(address, loaded);
-}
-
-static uintptr_t moat_loader_address(void) { return getauxval(AT_BASE); }
 #endif
 
-/* ---- the build id
- * ---------------------------------------------------------------------------------------------------- */
+/* What debuggers go by; its r_ldbase is where the loader is, also when the loader was started by hand. */
+#pragma weak _r_debug
+
+/* ---- the build id ---------------------------------------------------------------------------------------------- */
 
 /* Finds the program headers: the ELF header is what the first page of a module's first segment holds, save where a
  * linker script says otherwise. */
@@ -159,8 +152,7 @@ static const uint8_t *moat_loaded_build_id(struct moat_loaded *loaded, size_t *i
     return NULL;
 }
 
-/* ---- paths
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- paths ----------------------------------------------------------------------------------------------------- */
 
 struct moat_path_question {
     uintptr_t address;
@@ -219,8 +211,7 @@ static bool moat_path_is_libc(const char *path) {
     return false;
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------------------------- */
 
 static _Atomic uint16_t *moat_module_bucket(uintptr_t map_start) {
     uintptr_t page = map_start >> MOAT_MODULE_PAGE_BITS;
@@ -340,8 +331,7 @@ size_t moat_module_count(void) {
 
 size_t moat_module_lost(void) { return atomic_load_explicit(&own->lost, memory_order_relaxed); }
 
-/* ---- Moat itself and the loader
- * -------------------------------------------------------------------------------------- */
+/* ---- Moat itself and the loader -------------------------------------------------------------------------------- */
 
 /* The linker makes these two when a section of that name exists in the program. */
 #pragma weak __start_moat_text
@@ -367,7 +357,7 @@ static void moat_module_find_own(uintptr_t *start, uintptr_t *end) {
 
 static void moat_module_find_loader(uintptr_t *start, uintptr_t *end) {
     struct moat_loaded loaded;
-    uintptr_t inside = moat_loader_address();
+    uintptr_t inside = &_r_debug ? _r_debug.r_ldbase : 0;
     if (inside && moat_loaded_find(inside, &loaded) && loaded.name &&
         moat_text_starts(moat_text_base_name(loaded.name), "ld")) {
         *start = loaded.map_start;
@@ -392,8 +382,7 @@ bool moat_module_is_own(uintptr_t pc) { return moat_module_range_holds(&own->own
 
 bool moat_module_is_loader(uintptr_t pc) { return moat_module_range_holds(&own->loader, moat_module_find_loader, pc); }
 
-/* ---- the program
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- the program ----------------------------------------------------------------------------------------------- */
 
 size_t moat_program_path(char *path, size_t most) {
     long length = moat_syscall(SYS_readlinkat, AT_FDCWD, (long)(uintptr_t) "/proc/self/exe", (long)(uintptr_t)path,

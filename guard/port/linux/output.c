@@ -19,8 +19,7 @@ typedef uint64_t moat_kernel_signals;
 
 static struct moat_output_state *const own = &moat_port_state.output;
 
-/* ---- a write that raises no signal
- * ----------------------------------------------------------------------------------- */
+/* ---- a write that raises no signal ----------------------------------------------------------------------------- */
 
 static void moat_signals_set(int how, const moat_kernel_signals *set, moat_kernel_signals *old) {
     (void)moat_syscall(SYS_rt_sigprocmask, how, (long)(uintptr_t)set, (long)(uintptr_t)old, sizeof *set, 0, 0);
@@ -98,8 +97,7 @@ bool moat_output_write_to(int descriptor, const char *text, size_t length_bytes)
     return written;
 }
 
-/* ---- where to
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- where to -------------------------------------------------------------------------------------------------- */
 
 static bool moat_output_standard_error_is_ours(void) {
     struct moat_file_identity now = moat_sys_identify(MOAT_STANDARD_ERROR);

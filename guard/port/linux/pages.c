@@ -37,8 +37,7 @@ static size_t moat_pages_round(size_t bytes) {
     return (bytes + page - 1) & ~(page - 1);
 }
 
-/* ---- the list; its lock is held
- * -------------------------------------------------------------------------------------- */
+/* ---- the list; its lock is held -------------------------------------------------------------------------------- */
 
 /* How many ranges start at or before an address. */
 static size_t moat_range_after(uintptr_t address) {
@@ -110,8 +109,7 @@ static bool moat_range_remove(uintptr_t start, size_t bytes) {
     return true;
 }
 
-/* ---- the kernel's calls
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the kernel's calls ---------------------------------------------------------------------------------------- */
 
 static void *moat_sys_map(void *where, size_t bytes, int access, int flags) {
     long result = moat_syscall(MOAT_SYS_MMAP, (long)(uintptr_t)where, (long)bytes, access,
@@ -150,8 +148,7 @@ static void *moat_pages_map_listed(size_t bytes, size_t alignment, int access, i
     return (void *)start;
 }
 
-/* ---- what others call
- * ------------------------------------------------------------------------------------------------ */
+/* ---- what others call ------------------------------------------------------------------------------------------ */
 
 void *moat_pages_map(size_t size_bytes, size_t alignment) {
     return moat_pages_map_listed(moat_pages_round(size_bytes), alignment, PROT_READ | PROT_WRITE, 0);
@@ -229,8 +226,7 @@ struct moat_range_list moat_pages_own(void) {
     return (struct moat_range_list){own->range, own->count};
 }
 
-/* ---- as a source
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- as a source ----------------------------------------------------------------------------------------------- */
 
 static void *moat_source_acquire(void *context, size_t size_bytes, size_t *got_bytes) {
     (void)context;

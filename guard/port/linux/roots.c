@@ -13,8 +13,7 @@
 
 #include <sys/uio.h>
 
-/* ---- memory that may not be there
- * ------------------------------------------------------------------------------------ */
+/* ---- memory that may not be there ------------------------------------------------------------------------------ */
 
 /* Whether the 8-byte word at a multiple of 8 can be read. The kernel reads a signal set from there before it looks at
  * the operation asked for, which is none: so nothing happens but the reading. */
@@ -57,8 +56,7 @@ size_t moat_memory_copy(void *to, uintptr_t from, size_t bytes) {
     return copied;
 }
 
-/* ---- threads
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- threads --------------------------------------------------------------------------------------------------- */
 
 size_t moat_thread_count(void) {
     enum { MOAT_STATUS_BYTES = 4096 };
@@ -82,8 +80,7 @@ size_t moat_thread_count(void) {
     return count;
 }
 
-/* ---- roots
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- roots ----------------------------------------------------------------------------------------------------- */
 
 struct moat_roots_walk {
     void (*root)(void *context, uintptr_t start, size_t bytes);

@@ -21,8 +21,7 @@ enum {
 
 static struct moat_symtab_state *const own = &moat_port_state.symtab;
 
-/* ---- the file
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the file -------------------------------------------------------------------------------------------------- */
 
 static bool moat_symtab_within(const struct moat_symtab_file *file, uint64_t offset, uint64_t bytes) {
     return offset <= file->file_bytes && bytes <= file->file_bytes - offset;
@@ -129,8 +128,7 @@ static long moat_symtab_open(const struct moat_module *module, struct moat_symta
     return descriptor;
 }
 
-/* ---- the search
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the search ------------------------------------------------------------------------------------------------ */
 
 static bool moat_symbol_is_wanted(const ElfW(Sym) * symbol, bool data) {
     unsigned type = symbol->st_info & 0xf;
@@ -227,7 +225,7 @@ static size_t moat_symtab_name(uint64_t address, unsigned before, bool data, con
     return text.length;
 }
 
-/* ---- what others call -------------------------------------------------------------------------------------------- */
+/* ---- what others call ------------------------------------------------------------------------------------------ */
 
 static size_t moat_symtab_locate(void *context, const struct moat_frame *frame, const struct moat_module *module,
                                  struct moat_location *locations, size_t most) {

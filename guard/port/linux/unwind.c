@@ -35,8 +35,7 @@ static struct moat_unwind_state *const own = &moat_port_state.unwind;
 /* Where this thread's running capture has its frame; NULL: none runs. */
 static _Thread_local const volatile char *moat_unwind_busy __attribute__((tls_model("initial-exec")));
 
-/* ---- finding an unwinder
- * --------------------------------------------------------------------------------------------- */
+/* ---- finding an unwinder --------------------------------------------------------------------------------------- */
 
 /* Weak, so that a static program neither needs nor draws them in. libgcc's are declared as plainly as they are called,
  * which its own header's types are compatible with at the level of the machine. */
@@ -122,8 +121,7 @@ const char *moat_unwind_kind(void) {
     return own->backtrace && !atomic_load(&own->distrust) ? "libunwind" : own->walk ? "libgcc" : "none";
 }
 
-/* ---- walking
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- walking --------------------------------------------------------------------------------------------------- */
 
 struct moat_walk {
     uintptr_t *frames;
@@ -167,8 +165,7 @@ static void moat_unwind_watch_loader(uintptr_t caller_pc) {
     }
 }
 
-/* ---- busy: against entering the unwinder twice on one thread
- * --------------------------------------------------------- */
+/* ---- busy: against entering the unwinder twice on one thread --------------------------------------------------- */
 
 static bool moat_unwind_on_signal_stack(void) {
     stack_t now;
@@ -184,8 +181,7 @@ static bool moat_unwind_is_busy(const volatile char *here) {
     return running && (here <= running || moat_unwind_on_signal_stack());
 }
 
-/* ---- the outermost frame
- * --------------------------------------------------------------------------------------------- */
+/* ---- the outermost frame --------------------------------------------------------------------------------------- */
 
 /* Whether a stack may end at this return address: in code that has unwind information, which then says that nothing
  * follows. Code without (made at run time, or hand-written) is where the unwinder lost its way. */
@@ -202,8 +198,7 @@ static bool moat_unwind_ends_at(uintptr_t pc) {
     return ends;
 }
 
-/* ---- capturing
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- capturing ------------------------------------------------------------------------------------------------- */
 
 /* Moves the frames from caller_pc on to the front. When it is not among the first, for instance since the walk failed
  * early, frames of Moat's own code go and caller_pc is put first. */
@@ -247,8 +242,7 @@ size_t moat_unwind_capture(uintptr_t *frames, size_t most, uintptr_t caller_pc, 
     return count;
 }
 
-/* ---- from a signal's registers
- * --------------------------------------------------------------------------------------- */
+/* ---- from a signal's registers --------------------------------------------------------------------------------- */
 
 static uintptr_t moat_context_pc(const ucontext_t *context) {
 #if defined(__x86_64__)
