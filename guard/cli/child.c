@@ -44,7 +44,7 @@ static void become(const struct moat_child *child, const struct moat_start *star
     sigaction(SIGPIPE, &child->on_pipe, NULL);
     sigprocmask(SIG_SETMASK, &child->mask, NULL);
     execv(start->path, start->arguments);
-    if (errno != ENOEXEC) {
+    if (errno != ENOEXEC || !moat_target_is_text(start->path)) {
         return;
     }
     /* A script without #!: every shell and execvp() run those with sh. */

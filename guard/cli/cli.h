@@ -46,6 +46,8 @@ enum moat_cover {
 int moat_target_find(const char *name, char path[PATH_MAX]);
 /* What will happen to a preloaded library in that program; a script is followed to its interpreter. */
 enum moat_cover moat_target_cover(const char *path, const char *library_path);
+/* Whether a file that the kernel does not know how to execute looks like a script, rather than damaged or foreign code. */
+bool moat_target_is_text(const char *path);
 /* As words in parentheses: "statically linked". */
 const char *moat_cover_reason(enum moat_cover cover);
 

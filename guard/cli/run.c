@@ -364,7 +364,8 @@ static void fill_standard_descriptors(void) {
 }
 
 int moat_cli_run(int argc, char **argv) {
-    struct run *run = moat_cli_allocate(sizeof *run);
+    static struct run the_run; /* what it owns lives as long as the command */
+    struct run *run = &the_run;
     fill_standard_descriptors();
     if (!read_command_line(run, argc, argv) || !fix_paths(run)) {
         return MOAT_EXIT_USAGE;

@@ -170,6 +170,18 @@ enum moat_cover moat_target_cover(const char *path, const char *library_path) {
     return MOAT_COVER_UNKNOWN;
 }
 
+bool moat_target_is_text(const char *path) {
+    struct head head;
+    int fd = -1;
+    if (!read_head(path, &head, &fd)) {
+        errno = ENOEXEC;
+        return false;
+    }
+    close(fd);
+    errno = ENOEXEC; /* what the caller has to report if it is none */
+    return memcmp(head.bytes, ELFMAG, SELFMAG) != 0 && memchr(head.bytes, '\0', head.length) == NULL;
+}
+
 const char *moat_cover_reason(enum moat_cover cover) {
     switch (cover) {
     case MOAT_COVER_STATIC:

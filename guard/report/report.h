@@ -47,8 +47,8 @@ struct moat_stack {
 enum moat_report_type {
     MOAT_REPORT_FINDING = 1,
     MOAT_REPORT_CHECK_IN,  /* a process runs under Moat; sent once from its start */
-    MOAT_REPORT_EXEC,      /* a process is about to execute `note` (path); `value[0]`: pid it will have; `value[1]`: 1 when it
-                              was spawned and already runs, so that its check-in may have come before this record */
+    MOAT_REPORT_EXEC,      /* a process is about to execute `note` (path); `value[0]`: pid it will have; another one than `pid`
+                              has been started already, so that its check-in may come before this record */
     MOAT_REPORT_EXEC_GONE, /* that exec failed */
     MOAT_REPORT_SUMMARY,   /* once at the end of a process: what was found and what could not be checked */
     MOAT_REPORT_NOTE,      /* one line for the user: `note` */

@@ -41,11 +41,12 @@
 
 /* Appends a record to the spool.
  * Takes:   the spool's path; a record of at most MOAT_RECORD_BYTES_MAX; whether to wait until the reader has printed it
- * (true before anything that may end the process). Gives:   true when the reader has it (wait_until_taken) or will read
- * it (else). Fails:   false when the caller should print the report itself: no such spool, not writable, the file size
- * limit is near, the reader is gone or does not answer. Cost:    with waiting up to MOAT_SPOOL_SEEN_WAIT_MS, and up to
- * MOAT_SPOOL_TAKEN_WAIT_MS once the reader was seen working on it. Context: any, a signal handler too: system calls
- * only, none of them a cancellation point; errno is kept. */
+ *          (true before anything that may end the process).
+ * Gives:   true when the reader has it (wait_until_taken) or will read it (else).
+ * Fails:   false when the caller should print the report itself: no such spool, not writable, the file size limit is
+ *          near, the reader is gone or does not answer.
+ * Cost:    with waiting, up to MOAT_SPOOL_SEEN_WAIT_MS, or MOAT_SPOOL_TAKEN_WAIT_MS once the reader was seen working.
+ * Context: any, a signal handler too: system calls only, none of them a cancellation point; errno is kept. */
 bool moat_spool_append(const char *path, const unsigned char *record, size_t length, bool wait_until_taken);
 
 #endif

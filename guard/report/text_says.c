@@ -197,8 +197,39 @@ static void say_invalid_free(struct moat_out *out, const struct moat_report *rep
     moat_out_text(out, ".\n");
 }
 
+/* A huge size is most often a negative number: say which. */
+static void say_size(struct moat_out *out, const struct moat_report *report, uint64_t size) {
+    int64_t negative = report->word_bits == 32 ? (int64_t)(int32_t)(uint32_t)size : (int64_t)size;
+    moat_text_count(out, size, "byte");
+    if (negative < 0) {
+        moat_out_text(out, " (as a signed number ");
+        moat_out_signed(out, negative);
+        moat_out_char(out, ')');
+    }
+}
+
+/* A sized or aligned free whose claim is not the block's. */
+static void say_wrong_claim(struct moat_out *out, const struct moat_report *report) {
+    const struct moat_finding *finding = &report->finding;
+    say_block(out, &finding->block, "");
+    moat_out_text(out, " was freed as one ");
+    if (finding->argument == MOAT_ARGUMENT_SIZED_DELETE) {
+        moat_out_text(out, "of ");
+        say_size(out, report, finding->argument_value[0]);
+    } else {
+        moat_out_text(out, "aligned to ");
+        moat_out_grouped(out, finding->argument_value[0]);
+        moat_out_text(out, ", which it is not");
+    }
+    moat_out_text(out, ".\n");
+}
+
 static void say_mismatch(struct moat_out *out, const struct moat_report *report) {
     const struct moat_finding *finding = &report->finding;
+    if (finding->argument != MOAT_ARGUMENT_NONE) {
+        say_wrong_claim(out, report);
+        return;
+    }
     say_block(out, &finding->block, "");
     moat_out_text(out, " allocated with ");
     moat_out_text(out, allocating_call(finding->block.family));
@@ -227,42 +258,14 @@ static void say_corrupted(struct moat_out *out, const struct moat_report *report
     moat_out_text(out, ".\n");
 }
 
-/* A huge size is most often a negative number: say which. */
-static void say_size(struct moat_out *out, const struct moat_report *report, uint64_t size) {
-    int64_t negative = report->word_bits == 32 ? (int64_t)(int32_t)(uint32_t)size : (int64_t)size;
-    moat_text_count(out, size, "byte");
-    if (negative < 0) {
-        moat_out_text(out, " (as a signed number ");
-        moat_out_signed(out, negative);
-        moat_out_char(out, ')');
-    }
-}
-
-static void say_sized_delete(struct moat_out *out, const struct moat_report *report) {
-    const struct moat_finding *finding = &report->finding;
-    bool sized = finding->argument == MOAT_ARGUMENT_SIZED_DELETE;
-    say_block(out, &finding->block, "");
-    moat_out_text(out, " was freed as one ");
-    if (sized) {
-        moat_out_text(out, "of ");
-        say_size(out, report, finding->argument_value[0]);
-    } else {
-        moat_out_text(out, "aligned to ");
-        moat_out_grouped(out, finding->argument_value[0]);
-    }
-    moat_out_text(out, ".\n");
-}
-
 static void say_invalid_argument(struct moat_out *out, const struct moat_report *report) {
     const struct moat_finding *finding = &report->finding;
     const uint64_t *value = finding->argument_value;
-    const char *call = finding->when == MOAT_WHEN_REALLOC ? "realloc" : allocating_call(finding->caller_family);
     switch (finding->argument) {
     case MOAT_ARGUMENT_SIZE:
-        moat_out_text(out, call);
-        moat_out_text(out, " was asked for ");
+        moat_out_text(out, "a block of ");
         say_size(out, report, value[0]);
-        moat_out_text(out, ", more than any object can have.\n");
+        moat_out_text(out, " was asked for, more than any object can have.\n");
         return;
     case MOAT_ARGUMENT_PRODUCT:
         moat_out_grouped(out, value[0]);
@@ -287,7 +290,7 @@ static void say_invalid_argument(struct moat_out *out, const struct moat_report 
         return;
     case MOAT_ARGUMENT_SIZED_DELETE:
     case MOAT_ARGUMENT_ALIGNED_DELETE:
-        say_sized_delete(out, report);
+        say_wrong_claim(out, report);
         return;
     default:
         moat_out_text(out, "a call's arguments are invalid.\n");

@@ -71,7 +71,8 @@ __attribute__((noinline)) static void send_overflow(void) {
     report.bug_id = 0x1234abcd;
     report.module_count = 1;
     dl_iterate_phdr(note_build_id, &report.modules[0]);
-    if (realpath("/proc/self/exe", report.modules[0].path) == NULL) {
+    const char *module = getenv("FAKE_MODULE"); /* pretends to be another file */
+    if (realpath(module != NULL ? module : "/proc/self/exe", report.modules[0].path) == NULL) {
         exit(99);
     }
     add_frame(&report.stacks[MOAT_STACK_FOUND], here, 0);
