@@ -77,7 +77,7 @@ static void add_location(struct moat_text_buffer *text, int descriptor) {
     }
 }
 
-void moat_exec_tell(unsigned type, pid_t pid, int directory, const char *path, bool spawned) {
+void moat_exec_tell(unsigned type, pid_t pid, int directory, const char *path) {
     char note[MOAT_NOTE_BYTES];
     struct moat_text_buffer text = moat_text_begin(note, sizeof note);
     if (path[0] != '/') {
@@ -86,8 +86,8 @@ void moat_exec_tell(unsigned type, pid_t pid, int directory, const char *path, b
     }
     moat_text_add(&text, path);
     struct moat_brief brief = {.type = (uint8_t)type,
-                               .pid = pid,
-                               .value = {(uint64_t)pid, spawned},
+                               .pid = getpid(),
+                               .value = {(uint64_t)pid, 0},
                                .program = "",
                                .command = "",
                                .note = note};
@@ -122,9 +122,9 @@ static int execute(const char *path, char *const arguments[], char *const enviro
         return execute_plainly(path, arguments, environment);
     }
     pid_t pid = getpid();
-    moat_exec_tell(MOAT_REPORT_EXEC, pid, AT_FDCWD, path, false);
+    moat_exec_tell(MOAT_REPORT_EXEC, pid, AT_FDCWD, path);
     int result = execute_plainly(path, arguments, environment);
-    moat_exec_tell(MOAT_REPORT_EXEC_GONE, pid, AT_FDCWD, path, false);
+    moat_exec_tell(MOAT_REPORT_EXEC_GONE, pid, AT_FDCWD, path);
     return result;
 }
 
@@ -133,12 +133,12 @@ static int execute_at(int directory, const char *path, char *const arguments[], 
     bool told = moat_exec_is_watched() && (itself || is_there(directory, path));
     pid_t pid = getpid();
     if (told) {
-        moat_exec_tell(MOAT_REPORT_EXEC, pid, directory, path, false);
+        moat_exec_tell(MOAT_REPORT_EXEC, pid, directory, path);
     }
     long result = moat_syscall(SYS_execveat, directory, (long)(uintptr_t)path, (long)(uintptr_t)arguments,
                                (long)(uintptr_t)environment, flags, 0);
     if (told) {
-        moat_exec_tell(MOAT_REPORT_EXEC_GONE, pid, directory, path, false);
+        moat_exec_tell(MOAT_REPORT_EXEC_GONE, pid, directory, path);
     }
     return kernel_result(result);
 }

@@ -20,9 +20,9 @@ static inline bool moat_exec_is_watched(void) {
 }
 
 /* Sends a record of type EXEC or EXEC_GONE.
- * Takes:   the directory that a relative path counts from, AT_FDCWD or a descriptor; the path, "" for the descriptor
- *          itself; spawned: the process runs already. */
-void moat_exec_tell(unsigned type, pid_t pid, int directory, const char *path, bool spawned);
+ * Takes:   the process that executes it, this one or a child that was spawned for it; the directory that a relative path counts
+ *          from, AT_FDCWD or a descriptor; the path, "" for the descriptor itself. */
+void moat_exec_tell(unsigned type, pid_t pid, int directory, const char *path);
 
 /* The directories to search for a program, one after the other. */
 struct moat_search {

@@ -61,7 +61,7 @@ MOAT_EXPORT int posix_spawn(pid_t *restrict pid, const char *restrict path,
             *pid = child;
         }
         if (moat_exec_is_watched()) {
-            moat_exec_tell(MOAT_REPORT_EXEC, child, AT_FDCWD, path, true);
+            moat_exec_tell(MOAT_REPORT_EXEC, child, AT_FDCWD, path);
         }
     }
     return result;
@@ -83,7 +83,7 @@ MOAT_EXPORT int posix_spawnp(pid_t *restrict pid, const char *restrict file,
         if (moat_exec_is_watched()) {
             char path[MOAT_SEARCH_BYTES];
             int error = errno;
-            moat_exec_tell(MOAT_REPORT_EXEC, child, AT_FDCWD, searched_path(file, path), true);
+            moat_exec_tell(MOAT_REPORT_EXEC, child, AT_FDCWD, searched_path(file, path));
             errno = error;
         }
     }
