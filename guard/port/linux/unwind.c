@@ -32,8 +32,15 @@ enum { MOAT_WALK_ON = 0, MOAT_WALK_STOP = 4 };
 
 static struct moat_unwind_state *const own = &moat_port_state.unwind;
 
-/* Where this thread's running capture has its frame; NULL: none runs. */
-static _Thread_local const volatile char *moat_unwind_busy __attribute__((tls_model("initial-exec")));
+/* Marks the frame of a running capture; anything that is not its own address will do. */
+#define MOAT_UNWIND_MARK ((uintptr_t)0x6d6f6174)
+
+struct moat_unwind_frame {
+    volatile uintptr_t mark; /* its own address and MOAT_UNWIND_MARK while it runs */
+};
+
+/* This thread's running capture; NULL: none. */
+static _Thread_local struct moat_unwind_frame *moat_unwind_running __attribute__((tls_model("initial-exec")));
 
 /* ---- finding an unwinder --------------------------------------------------------------------------------------- */
 
@@ -174,11 +181,23 @@ static bool moat_unwind_on_signal_stack(void) {
            (now.ss_flags & SS_ONSTACK);
 }
 
-/* Whether a capture of this thread is under way further out. One that a signal handler left by longjmp is not: then the
- * frame that ran it lay deeper than the one that asks now. */
-static bool moat_unwind_is_busy(const volatile char *here) {
-    const volatile char *running = moat_unwind_busy;
-    return running && (here <= running || moat_unwind_on_signal_stack());
+/* Starts a capture, unless one of this thread is under way further out. One that a signal handler left by longjmp is not:
+ * then what asks now is no deeper on the same stack, or has overwritten the other's mark. */
+static bool moat_unwind_enter(struct moat_unwind_frame *here) {
+    struct moat_unwind_frame *running = moat_unwind_running;
+    uintptr_t mark;
+    if (running && (here < running || moat_unwind_on_signal_stack()) &&
+        moat_memory_copy(&mark, (uintptr_t)&running->mark, sizeof mark) == sizeof mark &&
+        mark == ((uintptr_t)running ^ MOAT_UNWIND_MARK))
+        return false;
+    here->mark = (uintptr_t)here ^ MOAT_UNWIND_MARK;
+    moat_unwind_running = here;
+    return true;
+}
+
+static void moat_unwind_leave(struct moat_unwind_frame *here) {
+    moat_unwind_running = NULL;
+    here->mark = 0;
 }
 
 /* ---- the outermost frame --------------------------------------------------------------------------------------- */
@@ -222,13 +241,12 @@ static size_t moat_unwind_trim(uintptr_t *frames, size_t count, uintptr_t caller
 }
 
 size_t moat_unwind_capture(uintptr_t *frames, size_t most, uintptr_t caller_pc, bool *complete) {
-    volatile char here = 0;
+    struct moat_unwind_frame here;
     frames[0] = caller_pc;
     *complete = false;
-    if ((!own->backtrace && !own->walk) || moat_unwind_is_busy(&here))
+    if ((!own->backtrace && !own->walk) || !moat_unwind_enter(&here))
         return 1;
     int kept = errno;
-    moat_unwind_busy = &here;
     moat_unwind_watch_loader(caller_pc);
     size_t count = moat_unwind_walk(frames, most + MOAT_UNWIND_SLACK);
     bool filled = count == most + MOAT_UNWIND_SLACK;
@@ -237,7 +255,7 @@ size_t moat_unwind_capture(uintptr_t *frames, size_t most, uintptr_t caller_pc, 
         count = most;
     else if (!filled)
         *complete = moat_unwind_ends_at(frames[count - 1]);
-    moat_unwind_busy = NULL;
+    moat_unwind_leave(&here);
     errno = kept;
     return count;
 }
@@ -304,13 +322,12 @@ static bool moat_context_after_wild_call(const ucontext_t *context, ucontext_t *
 }
 
 size_t moat_unwind_from_context(void *ucontext, uintptr_t *frames, size_t most) {
-    volatile char here = 0;
+    struct moat_unwind_frame here;
     ucontext_t *context = ucontext;
     uintptr_t pc = moat_context_pc(context);
     size_t count = 0;
     int kept = errno;
-    if (!moat_unwind_is_busy(&here)) {
-        moat_unwind_busy = &here;
+    if (moat_unwind_enter(&here)) {
         ucontext_t returned;
         bool has_cursor = own->cursor_init && own->cursor_step && own->cursor_register;
         if (has_cursor && moat_context_after_wild_call(context, &returned)) {
@@ -321,7 +338,7 @@ size_t moat_unwind_from_context(void *ucontext, uintptr_t *frames, size_t most) 
         } else {
             count = moat_context_walk_handler(pc, frames, most);
         }
-        moat_unwind_busy = NULL;
+        moat_unwind_leave(&here);
     }
     if (count == 0) {
         frames[0] = pc;
