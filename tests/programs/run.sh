@@ -11,6 +11,7 @@ inputs=$here/inputs
 everyday="sqlite3 python perl lua jq git gcc g++ xz redis clang gdb node bash make tar gzip awk"
 deep="$everyday clang++ git-gc-large python-compileall gcc-optimised"
 leak_status=23
+unchecked_status=24 # other threads were alive at the end: no leak check
 run_seconds=${MOAT_RUN_LIMIT:-120}
 
 # ---- one run ---------------------------------------------------------------------------------------------------------
@@ -24,7 +25,7 @@ under() {
     else
         "$build/moat" run -o summary=1 --format json --report "$report" -- "$@"
         status=$?
-        [ "$status" -eq "$leak_status" ] && status=0
+        case $status in "$leak_status" | "$unchecked_status") status=0 ;; esac
     fi
     echo "status of ${1##*/}: $status"
 }
@@ -220,7 +221,7 @@ one() {
         verdict="the output differs: $(diff "$place/plain.output" "$place/moat.output" | head -n 8)"
         verdict+=" $(tail -n 5 "$place/moat.errors")"
     else
-        verdict=$(/usr/bin/python3 "$here/judge.py" "$name" "$report" "$here/leaks.txt") && verdict=
+        verdict=$(/usr/bin/python3 "$here/judge.py" "$report" "$here/leaks.txt") && verdict=
     fi
     rm -rf "$place/work"
     if [ -n "$verdict" ]; then
