@@ -119,7 +119,7 @@ check "the heap as a library builds" ${CC:-gcc} -g -O1 -Wall -Wextra -Werror -o 
 check "the heap as a library works" says 0 "the heap works" "$work/heap"
 check "make uninstall" make_with uninstall PREFIX="$prefix"
 check "nothing is left behind" bash -c '[ -z "$(find "$1" -type f)" ]' shell "$prefix"
-check "make help" says 0 "make setup test" make_with help
+check "make help" says 0 "make setup test" make help
 check "setup runs before what goes with it" bash -c '
     [ "$(make -n -j4 setup test | sed -n 1p)" = tests/setup.sh ]'
 
