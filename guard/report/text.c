@@ -84,14 +84,15 @@ static void say_location(struct moat_out *out, const struct moat_location *locat
     moat_out_text(out, location->inlined ? " (inlined)\n" : "\n");
 }
 
-static void say_number(struct moat_out *out, size_t number, bool two_digits) {
+/* "#7 ", padded as the stack's highest number needs it. */
+static void say_number(struct moat_out *out, size_t number, uint16_t frame_count) {
     moat_out_to_column(out, 2 * MOAT_TEXT_INDENT);
     moat_out_paint(out, MOAT_PAINT_DIM);
     moat_out_char(out, '#');
     moat_out_number(out, number);
     moat_out_paint(out, MOAT_PAINT_NONE);
-    moat_out_char(out, ' ');
-    moat_out_text(out, two_digits && number < 10 ? " " : "");
+    moat_out_text(out, frame_count > 10 && number < 10 ? "  " : " ");
+    moat_out_text(out, frame_count > 100 && number < 100 ? " " : "");
 }
 
 static void say_nameless(struct moat_out *out, const struct moat_frame *frame, const struct moat_module *module) {
@@ -110,8 +111,8 @@ static void say_stack(struct moat_out *out, const struct moat_report *report, co
     const struct moat_stack *stack = &report->stacks[which];
     struct moat_location locations[LOCATIONS_MAX];
     size_t number = 0;
-    bool two_digits = frame_count_of(stack) > 10;
-    for (uint16_t i = 0; i < frame_count_of(stack); i++) {
+    uint16_t frame_count = frame_count_of(stack);
+    for (uint16_t i = 0; i < frame_count; i++) {
         const struct moat_frame *frame = &stack->frames[i];
         if (frame->own) {
             continue;
@@ -119,11 +120,11 @@ static void say_stack(struct moat_out *out, const struct moat_report *report, co
         const struct moat_module *module = module_of(report, frame);
         size_t count = locate(report, symboliser, frame, locations);
         if (count == 0) {
-            say_number(out, number++, two_digits);
+            say_number(out, number++, frame_count);
             say_nameless(out, frame, module);
         }
         for (size_t k = 0; k < count; k++) {
-            say_number(out, number++, two_digits);
+            say_number(out, number++, frame_count);
             say_location(out, &locations[k], module, columns);
         }
     }

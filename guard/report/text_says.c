@@ -58,8 +58,20 @@ static const char *freeing_call(const struct moat_finding *finding) {
     return finding->caller_family < MOAT_FAMILY_COUNT ? calls[finding->caller_family] : "a call that frees";
 }
 
+/* Whether a number begins with a vowel when it is read out: eight, eleven, eighteen, eighty, eight thousand. */
+static bool takes_an(uint64_t number) {
+    while (number >= 1000) {
+        number /= 1000;
+    }
+    bool teen = number == 11 || number == 18;
+    while (number >= 10) {
+        number /= 10;
+    }
+    return teen || number == 8;
+}
+
 static void say_block(struct moat_out *out, const struct moat_block_facts *block, const char *adjective) {
-    moat_out_text(out, "a ");
+    moat_out_text(out, adjective[0] == '\0' && takes_an(block->size_bytes) ? "an " : "a ");
     moat_out_text(out, adjective);
     moat_out_grouped(out, block->size_bytes);
     moat_out_text(out, "-byte block");
