@@ -92,11 +92,11 @@ static inline bool try_block(struct moat_heap *heap, const struct want *want, ui
     return place->p != 0;
 }
 
-/* Tries a bounded number of blocks one by one, from the wanted size's own bin upwards. */
-static bool search_slowly(struct moat_heap *heap, const struct want *want, struct place *place) {
+/* Tries a bounded number of blocks one by one, from a bin upwards. */
+static bool search_slowly(struct moat_heap *heap, const struct want *want, uint32_t from, struct place *place) {
     uint32_t count = moat_geometry_bin_count(heap->geometry);
     uint32_t tries = FIT_TRIES;
-    uint32_t bin = moat_bin_next(heap, moat_bin_of(heap, want->size));
+    uint32_t bin = moat_bin_next(heap, from);
     while (bin < count) {
         bool damaged = false;
         uintptr_t block = moat_heap_heads(heap)[bin];
@@ -135,7 +135,10 @@ static inline bool search(struct moat_heap *heap, const struct want *want, struc
         if (!damaged) /* the last bin holds all that is larger than it was made for, so its first block may be too small */
             break;
     }
-    return search_slowly(heap, want, place);
+    /* First where most blocks fit, then where an aligned request may be lucky. */
+    uint32_t own = moat_bin_of(heap, want->size);
+    uint32_t sure = moat_bin_of(heap, want->worst);
+    return search_slowly(heap, want, sure, place) || (own != sure && search_slowly(heap, want, own, place));
 }
 
 /* ---- alloc --------------------------------------------------------------------------------------------------------- */

@@ -1,0 +1,67 @@
+/* Portable tests of the static buffer as a source.
+ * May include: tests/test.h, moat/heap.h, moat/sources.h. */
+#include "moat/heap.h"
+#include "moat/sources.h"
+#include "tests/test.h"
+
+static _Alignas(max_align_t) unsigned char memory[32 * 1024];
+
+MOAT_TEST(source_static, hands_out_pieces_that_touch) {
+    struct moat_static_source state;
+    const struct moat_source *source = moat_static_source_init(&state, memory, sizeof memory);
+    size_t got = 0;
+    unsigned char *first = source->acquire(source->context, 1000, &got);
+    CHECK(first == memory);
+    CHECK(got >= 1000 && got < 1000 + _Alignof(max_align_t));
+    unsigned char *second = source->acquire(source->context, 64, &got);
+    CHECK(second == first + 1008);
+    CHECK_EQ(got, 64);
+    CHECK(source->acquire(source->context, sizeof memory, &got) == NULL);
+    CHECK(source->acquire(source->context, SIZE_MAX, &got) == NULL);
+    CHECK(source->acquire(source->context, 0, &got) == NULL);
+    CHECK(source->acquire(source->context, sizeof memory - 1072, &got) == second + 64);
+    CHECK(source->acquire(source->context, 1, &got) == NULL);
+}
+
+MOAT_TEST(source_static, takes_the_end_back) {
+    struct moat_static_source state;
+    const struct moat_source *source = moat_static_source_init(&state, memory + 64, sizeof memory - 64);
+    size_t got = 0;
+    unsigned char *first = source->acquire(source->context, 1024, &got);
+    unsigned char *second = source->acquire(source->context, 1024, &got);
+    CHECK(!source->release(source->context, first, 1024));
+    CHECK(!source->release(source->context, second + 2048, 0));
+    CHECK(!source->release(source->context, memory + 48, 2064));
+    CHECK(source->release(source->context, second + 512, 512));
+    CHECK(!source->release(source->context, second + 512, 512));
+    CHECK(source->release(source->context, first, 1536));
+    CHECK(source->acquire(source->context, sizeof memory - 64, &got) == memory + 64);
+}
+
+MOAT_TEST(source_static, rounds_its_ends_inwards) {
+    struct moat_static_source state;
+    size_t got = 0;
+    const struct moat_source *source = moat_static_source_init(&state, memory + 1, 100);
+    unsigned char *piece = source->acquire(source->context, 80, &got);
+    CHECK(piece == memory + 16);
+    CHECK(source->acquire(source->context, 1, &got) == NULL);
+    source = moat_static_source_init(&state, memory + 1, 10);
+    CHECK(source->acquire(source->context, 1, &got) == NULL);
+    source = moat_static_source_init(&state, NULL, 10);
+    CHECK(source->acquire(source->context, 1, &got) == NULL);
+}
+
+MOAT_TEST(source_static, feeds_a_heap_to_its_end) {
+    struct moat_static_source state;
+    struct moat_heap_config config = {.source = moat_static_source_init(&state, memory, sizeof memory), .grow_bytes = 1024};
+    struct moat_heap *heap = moat_heap_create_from_source(&config);
+    size_t blocks = 0;
+    while (moat_heap_alloc(heap, 100) != NULL)
+        blocks++;
+    struct moat_heap_statistics statistics;
+    moat_heap_statistics(heap, &statistics);
+    CHECK_EQ(statistics.region_count, 1);
+    CHECK(statistics.region_bytes + 512 > sizeof memory);
+    CHECK(blocks * (100 + MOAT_HEAP_SLACK_BYTES_MAX + MOAT_HEAP_OVERHEAD_BYTES) > sizeof memory - 2048);
+    CHECK(moat_heap_verify(heap, NULL));
+}
