@@ -4,6 +4,8 @@
 # A runner's numbers are read from its own last words. One that dies, runs too long, says nothing or says that all passed but
 # exits otherwise counts as a failure of its own; so do no runners, and no tests.
 set -u
+# What a make above says about itself is not for the programs under test, some of which are makes.
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
 limit_seconds=${MOAT_TEST_LIMIT:-300}
 arguments=()
