@@ -83,6 +83,9 @@ void moat_exec_tell(unsigned type, pid_t pid, int directory, const char *path) {
     if (path[0] != '/') {
         add_location(&text, directory);
         moat_text_add(&text, path[0] != '\0' ? "/" : "");
+        while (path[0] == '.' && path[1] == '/') {
+            path += 2;
+        }
     }
     moat_text_add(&text, path);
     struct moat_brief brief = {.type = (uint8_t)type,

@@ -201,9 +201,8 @@ MOAT_EXPORT int malloc_info(int options, FILE *file) {
 
 /* ---- settings ---------------------------------------------------------------------------------------------------------- */
 
-/* glibc's own bounds, so that a program that asks for too much is told so here too. */
+/* glibc's own bound of M_MXFAST, so that a program that asks for too much is told so here too. */
 #define MOAT_GLIBC_FAST_BYTES_MAX ((int)(80 * sizeof(size_t) / 4))
-#define MOAT_GLIBC_MMAP_BYTES_MAX (sizeof(long) == 8 ? 32 << 20 : 512 << 10)
 
 /* Nothing of this changes how Moat works, which is what programs that set it expect of a debug heap: their settings are
  * about speed and memory. Gives 1 for what glibc would take, 0 for what it would not and for parameters unknown to it. */
@@ -212,7 +211,6 @@ MOAT_EXPORT int mallopt(int parameter, int value) {
     case M_MXFAST:
         return value >= 0 && value <= MOAT_GLIBC_FAST_BYTES_MAX;
     case M_MMAP_THRESHOLD:
-        return value >= 0 && value <= MOAT_GLIBC_MMAP_BYTES_MAX;
     case M_TRIM_THRESHOLD:
     case M_TOP_PAD:
     case M_MMAP_MAX:
