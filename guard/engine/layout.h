@@ -94,6 +94,9 @@ static inline unsigned moat_coarse_size(uint64_t size) {
         return 0;
     }
     unsigned exponent = 63u - (unsigned)__builtin_clzll(size);
+    if (exponent > 41u) {
+        return 255u; /* what is that large moves no more */
+    }
     return (exponent - 10u) << 3 | (unsigned)(size >> (exponent - 3u) & 7u);
 }
 

@@ -155,7 +155,7 @@ void *moat_pages_map(size_t size_bytes, size_t alignment) {
 }
 
 void *moat_pages_reserve(size_t size_bytes, size_t alignment) {
-    return moat_pages_map_listed(moat_pages_round(size_bytes), alignment, PROT_NONE, MAP_NORESERVE);
+    return moat_pages_map_listed(moat_pages_round(size_bytes), alignment, PROT_NONE, 0); /* counted when committed: what cannot be had must fail */
 }
 
 bool moat_pages_commit(void *start, size_t size_bytes) {
@@ -201,7 +201,7 @@ void *moat_pages_map_guarded(size_t size_bytes, size_t alignment) {
 
 bool moat_pages_conceal(void *start, size_t size_bytes) {
     /* A new mapping over the old one drops the contents and the rights in one step. */
-    return moat_sys_map(start, moat_pages_round(size_bytes), PROT_NONE, MAP_FIXED | MAP_NORESERVE) != NULL;
+    return moat_sys_map(start, moat_pages_round(size_bytes), PROT_NONE, MAP_FIXED) != NULL;
 }
 
 void moat_pages_unmap_guarded(void *start, size_t size_bytes) {
