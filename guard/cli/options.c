@@ -105,8 +105,8 @@ static void print_man(void) {
            ".SH NAME\n"
            "moat\\-options \\- options of Moat's debug heap\n"
            ".SH SYNOPSIS\n"
-           ".B moat run \\-o\n.IR KEY = VALUE\n.RI [ ... ]\n.I PROGRAM\n.br\n"
-           ".BI MOAT_OPTIONS= KEY = VALUE : KEY = VALUE\n.I PROGRAM\n"
+           ".B moat run\n.RB [ \\-o\n.IR KEY = VALUE ]...\n.I PROGRAM\n.br\n"
+           ".RI MOAT_OPTIONS= KEY = VALUE : KEY = VALUE\n.I PROGRAM\n"
            ".SH DESCRIPTION\n"
            "Moat reads its options from the environment variable\n.BR MOAT_OPTIONS ,\n"
            "unless the program runs with more rights than its user, and from the string\n"
@@ -124,9 +124,9 @@ static void print_man(void) {
         const struct moat_option_info *info = &moat_option_table[i];
         printf(".TP\n.B %s\n", info->name);
         print_roff(info->help);
-        printf("Default: ");
+        printf(".br\nDefault: ");
         print_roff(default_of(info, room));
-        printf("Range: ");
+        printf(".br\nRange: ");
         print_roff(range_of(info, room));
     }
     printf(".SH SEE ALSO\n.BR moat (1),\n.BR moat (3)\n");
