@@ -263,10 +263,10 @@ static void put_dump(struct moat_out *out, bool *first_member, const struct moat
 
 static void put_call(struct moat_out *out, bool *first, const struct moat_report *report) {
     static const char *const places[] = {"unknown", "block", "stack", "global", "code", "mapped", "unmapped", "free"};
-    static const char *const arguments[] = {"none",    "size",         "product",       "alignment",
-                                            "overlap", "sized-delete", "aligned-delete"};
+    static const char *const arguments[] = {"none",         "size",           "product",     "alignment",  "overlap",
+                                            "sized-delete", "aligned-delete", "other-owner", "not-singly", "injected"};
     _Static_assert(sizeof places / sizeof *places == MOAT_PLACE_COUNT, "a name for each place");
-    _Static_assert(sizeof arguments / sizeof *arguments == MOAT_ARGUMENT_COUNT, "a name for each argument");
+    _Static_assert(sizeof arguments / sizeof *arguments >= MOAT_ARGUMENT_COUNT, "a name for each argument");
     const struct moat_finding *finding = &report->finding;
     if (finding->address != 0 || finding->kind == MOAT_INVALID_FREE) {
         put_address(out, first, "address", finding->address);
@@ -279,8 +279,8 @@ static void put_call(struct moat_out *out, bool *first, const struct moat_report
         finding->kind == MOAT_DOUBLE_FREE) {
         put_text(out, first, "caller_family", moat_family_name(finding->caller_family));
     }
-    bool has_values = finding->kind == MOAT_INVALID_ARGUMENT || finding->kind == MOAT_OUT_OF_MEMORY;
-    if (finding->kind == MOAT_INVALID_ARGUMENT && finding->argument < MOAT_ARGUMENT_COUNT) {
+    bool has_values = finding->kind == MOAT_OUT_OF_MEMORY || finding->argument != MOAT_ARGUMENT_NONE;
+    if (finding->argument != MOAT_ARGUMENT_NONE && finding->argument < MOAT_ARGUMENT_COUNT) {
         put_text(out, first, "argument", arguments[finding->argument]);
     }
     if (has_values) {
@@ -329,6 +329,8 @@ static void put_finding(struct moat_out *out, bool *first, const struct moat_rep
         put_signed(out, first, "first", finding->first);
     }
     put_call(out, first, report);
+    put_known_text(out, first, "owner", finding->owner);
+    put_known_text(out, first, "asked", finding->asked);
     put_known_text(out, first, "rule", finding->rule);
     put_true(out, first, "header_lost", finding->header_lost != 0);
     if (finding->kind == MOAT_MEMORY_LEAK) {
