@@ -1,7 +1,7 @@
 /* The control block: the heap's own state, and how to find a bin and a region in constant time.
  * May include: block.h, rule.h and freestanding headers.
  *
- *   struct moat_heap | remembered regions | bin heads | bin map
+ *   struct moat_heap | bin heads | bin map | remembered regions
  *
  * Its arrays are as long as the heap needs them. Nothing in it is trusted blindly at hardening level 1: it lies beside
  * blocks. The geometry carries its inverse, the fields that never or seldom change a checksum, each remembered region a
@@ -12,8 +12,20 @@
 #include "block.h"
 #include "rule.h"
 
+/* A region's blocks: their addresses are low <= p < low + bytes, and low + bytes is the sentinel's. */
+struct moat_extent {
+    uintptr_t low;
+    uintptr_t bytes;
+};
+
+/* What is remembered of a region that was used lately. */
+struct moat_remembered {
+    struct moat_extent extent;
+    uintptr_t check;
+};
+
 struct moat_heap {
-    uint32_t geometry; /* bits 0-3: log2 of bins a doubling, 4-7: log2 of remembered regions, 8-23: bins */
+    uint32_t geometry; /* bits 0-3: log2 of bins a doubling, 4-7: log2 of remembered regions or 0, 8-23: the last bin */
     uint32_t geometry_inverse;
     uintptr_t key;
     uintptr_t first_region; /* record of the lowest region; 0: none */
@@ -21,12 +33,13 @@ struct moat_heap {
     size_t grow_bytes;
     uintptr_t check; /* of everything above */
 
+    struct moat_remembered latest;
     uintptr_t filled_words; /* bit i: word i of the bin map is not 0 */
     size_t used_bytes;      /* usable bytes of used blocks */
     size_t peak_bytes;
     size_t used_count;
-    size_t free_bytes; /* of free blocks, overhead included */
     size_t free_count;
+    size_t block_bytes; /* of all blocks, overheads included, the control block's left out */
     size_t allocation_count;
     size_t failure_count;
 
@@ -35,18 +48,6 @@ struct moat_heap {
     uint8_t fault_rule; /* enum moat_rule */
     uint8_t fault_pending;
     uint8_t reserved[2];
-};
-
-/* What is remembered of a region that was used lately: its blocks' addresses are low <= p < low + bytes, and low + bytes is
- * the sentinel's. */
-struct moat_extent {
-    uintptr_t low;
-    uintptr_t bytes;
-};
-
-struct moat_remembered {
-    struct moat_extent extent;
-    uintptr_t check;
 };
 
 /* A region's record lies at its start, so that there can be any number of regions. */
@@ -65,12 +66,12 @@ _Static_assert(sizeof(struct moat_region) <= MOAT_REGION_LEAD - MOAT_BLOCK_OVERH
 /* ---- geometry ------------------------------------------------------------------------------------------------------ */
 
 #define MOAT_BINS_LOG2_MAX 5
-#define MOAT_REMEMBERED_LOG2_MAX 6
+#define MOAT_REMEMBERED_LOG2 6
 #define MOAT_REMEMBERED_SHIFT 22 /* addresses that differ above this bit are remembered in different places */
-#define MOAT_MAP_WORD_BITS 32
+#define MOAT_MAP_WORD_BITS ((uint32_t)(sizeof(uintptr_t) * 8))
 
-static inline uint32_t moat_geometry(uint32_t bins_log2, uint32_t remembered_log2, uint32_t bin_count) {
-    return bins_log2 | remembered_log2 << 4 | bin_count << 8;
+static inline uint32_t moat_geometry(uint32_t bins_log2, uint32_t remembered_log2, uint32_t last_bin) {
+    return bins_log2 | remembered_log2 << 4 | last_bin << 8;
 }
 
 static inline uint32_t moat_geometry_bins_log2(uint32_t geometry) {
@@ -78,27 +79,32 @@ static inline uint32_t moat_geometry_bins_log2(uint32_t geometry) {
 }
 
 static inline uint32_t moat_geometry_remembered(uint32_t geometry) {
-    return 1u << (geometry >> 4 & 15u);
+    uint32_t remembered_log2 = geometry >> 4 & 15u;
+    return remembered_log2 != 0 ? 1u << remembered_log2 : 0;
 }
 
-static inline uint32_t moat_geometry_bin_count(uint32_t geometry) {
+static inline uint32_t moat_geometry_last_bin(uint32_t geometry) {
     return geometry >> 8;
+}
+
+static inline uint32_t moat_geometry_map_words(uint32_t geometry) {
+    return moat_geometry_last_bin(geometry) / MOAT_MAP_WORD_BITS + 1;
 }
 
 static inline bool moat_geometry_whole(const struct moat_heap *heap) {
     return !MOAT_PROVE || (heap->geometry ^ heap->geometry_inverse) == UINT32_MAX;
 }
 
-static inline struct moat_remembered *moat_heap_remembered(const struct moat_heap *heap) {
-    return (struct moat_remembered *)(uintptr_t)(heap + 1);
-}
-
 static inline uintptr_t *moat_heap_heads(const struct moat_heap *heap) {
-    return (uintptr_t *)(moat_heap_remembered(heap) + moat_geometry_remembered(heap->geometry));
+    return (uintptr_t *)(uintptr_t)(heap + 1);
 }
 
-static inline uint32_t *moat_heap_map(const struct moat_heap *heap) {
-    return (uint32_t *)(moat_heap_heads(heap) + moat_geometry_bin_count(heap->geometry));
+static inline uintptr_t *moat_heap_map(const struct moat_heap *heap) {
+    return moat_heap_heads(heap) + moat_geometry_last_bin(heap->geometry) + 1;
+}
+
+static inline struct moat_remembered *moat_heap_remembered(const struct moat_heap *heap) {
+    return (struct moat_remembered *)(moat_heap_map(heap) + moat_geometry_map_words(heap->geometry));
 }
 
 /* The checksum of the fields that say where everything is. */
@@ -113,6 +119,11 @@ static inline bool moat_heap_whole(const struct moat_heap *heap) {
     return (heap->geometry ^ heap->geometry_inverse) == UINT32_MAX && heap->check == moat_heap_checksum(heap);
 }
 
+/* Bytes of all free blocks, overheads included; those that were set aside count too. */
+static inline size_t moat_heap_free_bytes(const struct moat_heap *heap) {
+    return heap->block_bytes - heap->used_bytes - heap->used_count * MOAT_BLOCK_OVERHEAD;
+}
+
 /* ---- bins ---------------------------------------------------------------------------------------------------------- */
 
 static inline uint32_t moat_log2(uintptr_t value) {
@@ -125,74 +136,74 @@ _Static_assert(sizeof(unsigned long) == sizeof(uintptr_t), "count-leading-zeros 
  * chosen so that s >> shift has k + 1 bits. */
 static inline uint32_t moat_bin_for(uint32_t bins_log2, uintptr_t size) {
     uintptr_t units = size / MOAT_BLOCK_ALIGN;
-    uint32_t top = moat_log2(units | 1u);
-    uint32_t shift = top > bins_log2 ? top - bins_log2 : 0;
+    uint32_t shift = moat_log2(units | (uintptr_t)1 << bins_log2) - bins_log2;
     return (shift << bins_log2) + (uint32_t)(units >> shift);
 }
 
 static inline uint32_t moat_bin_of(const struct moat_heap *heap, uintptr_t size) {
-    uint32_t bin = moat_bin_for(moat_geometry_bins_log2(heap->geometry), size);
-    uint32_t last = moat_geometry_bin_count(heap->geometry) - 1;
+    uint32_t geometry = heap->geometry;
+    uint32_t bin = moat_bin_for(moat_geometry_bins_log2(geometry), size);
+    uint32_t last = moat_geometry_last_bin(geometry);
     return bin < last ? bin : last; /* the last bin takes whatever is larger */
 }
 
 static inline void moat_bin_mark(struct moat_heap *heap, uint32_t bin) {
-    moat_heap_map(heap)[bin / MOAT_MAP_WORD_BITS] |= 1u << bin % MOAT_MAP_WORD_BITS;
+    moat_heap_map(heap)[bin / MOAT_MAP_WORD_BITS] |= (uintptr_t)1 << bin % MOAT_MAP_WORD_BITS;
     heap->filled_words |= (uintptr_t)1 << bin / MOAT_MAP_WORD_BITS;
 }
 
 static inline void moat_bin_unmark(struct moat_heap *heap, uint32_t bin) {
-    uint32_t *word = &moat_heap_map(heap)[bin / MOAT_MAP_WORD_BITS];
-    *word &= ~(1u << bin % MOAT_MAP_WORD_BITS);
+    uintptr_t *word = &moat_heap_map(heap)[bin / MOAT_MAP_WORD_BITS];
+    *word &= ~((uintptr_t)1 << bin % MOAT_MAP_WORD_BITS);
     if (*word == 0)
         heap->filled_words &= ~((uintptr_t)1 << bin / MOAT_MAP_WORD_BITS);
 }
 
-/* The first marked bin from `bin` on; the bin count when there is none. A damaged map may name an empty bin, never one that
- * does not exist. */
-static inline uint32_t moat_bin_next(struct moat_heap *heap, uint32_t bin) {
-    uint32_t count = moat_geometry_bin_count(heap->geometry);
-    if (bin >= count)
-        return count;
-    const uint32_t *map = moat_heap_map(heap);
+#define MOAT_BIN_NONE UINT32_MAX
+
+/* The first marked bin from `bin` on, or MOAT_BIN_NONE. A damaged map may name an empty bin, never one that does not exist. */
+static inline uint32_t moat_bin_next(const struct moat_heap *heap, uint32_t bin) {
+    uint32_t last = moat_geometry_last_bin(heap->geometry);
+    if (bin > last)
+        return MOAT_BIN_NONE;
+    const uintptr_t *map = moat_heap_map(heap);
     uint32_t word = bin / MOAT_MAP_WORD_BITS;
-    uint32_t bits = map[word] & UINT32_MAX << bin % MOAT_MAP_WORD_BITS;
+    uintptr_t bits = map[word] & UINTPTR_MAX << bin % MOAT_MAP_WORD_BITS;
     while (bits == 0) {
-        uintptr_t later = heap->filled_words & ~(uintptr_t)1 << word; /* word < 40: the shift is defined and drops bit `word` */
+        uintptr_t later = heap->filled_words & UINTPTR_MAX << 1 << word; /* a word's number is less than a word's bits */
         if (later == 0)
-            return count;
+            return MOAT_BIN_NONE;
         word = (uint32_t)__builtin_ctzl((unsigned long)later);
-        if (word * MOAT_MAP_WORD_BITS >= count)
-            return count;
+        if (word * MOAT_MAP_WORD_BITS > last)
+            return MOAT_BIN_NONE;
         bits = map[word];
     }
-    uint32_t found = word * MOAT_MAP_WORD_BITS + (uint32_t)__builtin_ctz(bits);
-    return found < count ? found : count;
+    uint32_t found = word * MOAT_MAP_WORD_BITS + (uint32_t)__builtin_ctzl((unsigned long)bits);
+    return found <= last ? found : MOAT_BIN_NONE;
 }
 
 /* ---- regions ------------------------------------------------------------------------------------------------------- */
 
-static inline uintptr_t moat_remembered_check(const struct moat_heap *heap, const struct moat_extent *extent) {
-    return (heap->key ^ extent->low) * MOAT_MIX_FACTOR ^ extent->bytes;
+static inline uintptr_t moat_remembered_check(const struct moat_heap *heap, struct moat_extent extent) {
+    return (heap->key ^ extent.low) * MOAT_MIX_FACTOR ^ extent.bytes;
 }
 
-static inline struct moat_remembered *moat_heap_remembered_for(const struct moat_heap *heap, uintptr_t address) {
-    return &moat_heap_remembered(heap)[address >> MOAT_REMEMBERED_SHIFT & (moat_geometry_remembered(heap->geometry) - 1)];
+static inline bool moat_extent_holds(struct moat_extent extent, uintptr_t address) {
+    return address - extent.low < extent.bytes;
 }
 
-/* Looks the region of an address up in the list and remembers it. */
+/* Looks the region of an address up among those remembered and in the list, and remembers it as the latest. */
 bool moat_region_find_slowly(struct moat_heap *heap, uintptr_t address, struct moat_extent *extent);
 
 /* Finds the region whose blocks an address is among.
  * Takes:   *extent, a proved extent to try first, or all zero.
  * Gives:   true with *extent filled in; false when the address is in no region. */
 static inline bool moat_region_find(struct moat_heap *heap, uintptr_t address, struct moat_extent *extent) {
-    if (address - extent->low < extent->bytes)
+    if (moat_extent_holds(*extent, address))
         return true;
-    const struct moat_remembered *remembered = moat_heap_remembered_for(heap, address);
-    struct moat_extent found = remembered->extent;
-    if (address - found.low < found.bytes && remembered->check == moat_remembered_check(heap, &found)) {
-        *extent = found;
+    struct moat_extent latest = heap->latest.extent;
+    if (moat_extent_holds(latest, address) && heap->latest.check == moat_remembered_check(heap, latest)) {
+        *extent = latest;
         return true;
     }
     return moat_region_find_slowly(heap, address, extent);
@@ -233,7 +244,7 @@ void moat_region_forget(struct moat_heap *heap);
 bool moat_region_grow(struct moat_heap *heap, uintptr_t size);
 
 /* Notes a broken rule; `block` is the address of the block that breaks it. */
-void moat_heap_note(struct moat_heap *heap, enum moat_rule rule, uintptr_t block);
+__attribute__((cold)) void moat_heap_note(struct moat_heap *heap, enum moat_rule rule, uintptr_t block);
 
 /* What a rule says, for humans. */
 const char *moat_rule_text(unsigned rule);

@@ -17,24 +17,23 @@
 #define REMEMBER_BYTES ((size_t)1 << 20)
 
 static size_t control_bytes_of(uint32_t geometry) {
-    size_t bins = moat_geometry_bin_count(geometry);
-    size_t map_words = (bins + MOAT_MAP_WORD_BITS - 1) / MOAT_MAP_WORD_BITS;
-    return sizeof(struct moat_heap) + moat_geometry_remembered(geometry) * sizeof(struct moat_remembered) +
-           bins * sizeof(uintptr_t) + map_words * sizeof(uint32_t);
+    size_t words = moat_geometry_last_bin(geometry) + 1 + moat_geometry_map_words(geometry);
+    return sizeof(struct moat_heap) + words * sizeof(uintptr_t) +
+           moat_geometry_remembered(geometry) * sizeof(struct moat_remembered);
 }
 
 /* The finest bins whose control block stays within its share of the first region. */
 static uint32_t choose_geometry(size_t bytes, const struct moat_heap_config *config) {
     size_t share = bytes / CONTROL_PART + CONTROL_BASE;
     size_t largest = config->largest_block_bytes != 0 ? config->largest_block_bytes : bytes;
-    uint32_t remembered_log2 = bytes >= REMEMBER_BYTES && config->source != NULL ? MOAT_REMEMBERED_LOG2_MAX : 0;
+    uint32_t remembered_log2 = bytes >= REMEMBER_BYTES && config->source != NULL ? MOAT_REMEMBERED_LOG2 : 0;
     if (largest > MOAT_BLOCK_REQUEST_MAX)
         largest = MOAT_BLOCK_REQUEST_MAX;
     if (largest < MOAT_BLOCK_MIN)
         largest = MOAT_BLOCK_MIN;
     for (uint32_t bins_log2 = MOAT_BINS_LOG2_MAX;; bins_log2--) {
-        uint32_t count = moat_bin_for(bins_log2, moat_block_size_for(largest)) + 1;
-        uint32_t geometry = moat_geometry(bins_log2, remembered_log2, count);
+        uint32_t last_bin = moat_bin_for(bins_log2, moat_block_size_for(largest));
+        uint32_t geometry = moat_geometry(bins_log2, remembered_log2, last_bin);
         if (bins_log2 == 0 || control_bytes_of(geometry) <= share)
             return geometry;
     }
@@ -71,7 +70,8 @@ static struct moat_heap *create_inside(uintptr_t start, uintptr_t end, const str
     uintptr_t first = extent.low + control_size;
     moat_block_set_meta(heap->key, extent.low, control_size | MOAT_BLOCK_FIXED);
     moat_block_set_meta(heap->key, end, MOAT_BLOCK_FIXED | MOAT_BLOCK_BEFORE_FREE);
-    moat_bin_insert(heap, first, end - first, &extent);
+    heap->block_bytes = end - first;
+    moat_bin_insert(heap, first, end - first, extent);
     return heap;
 }
 

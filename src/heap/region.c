@@ -33,6 +33,7 @@ void moat_region_link(struct moat_heap *heap, struct moat_region *region, uintpt
 void moat_region_forget(struct moat_heap *heap) {
     struct moat_remembered *remembered = moat_heap_remembered(heap);
     uint32_t count = moat_geometry_remembered(heap->geometry);
+    heap->latest = (struct moat_remembered){{0, 0}, 0};
     for (uint32_t i = 0; i < count; i++)
         remembered[i] = (struct moat_remembered){{0, 0}, 0};
 }
@@ -66,7 +67,7 @@ bool moat_region_seek(const struct moat_heap *heap, uintptr_t address, struct mo
     if (search.found == NULL || search.damaged != 0)
         return false;
     *extent = moat_region_extent(search.found);
-    return address - extent->low < extent->bytes;
+    return moat_extent_holds(*extent, address);
 }
 
 /* Searches the list and mends it where it is damaged. */
@@ -85,16 +86,29 @@ static bool search_mending(struct moat_heap *heap, uintptr_t address, struct sea
     return true;
 }
 
+/* Where a region that an address is in would be remembered; NULL when this heap remembers none but the latest. */
+static struct moat_remembered *remembered_for(const struct moat_heap *heap, uintptr_t address) {
+    uint32_t count = moat_geometry_remembered(heap->geometry);
+    return count != 0 ? &moat_heap_remembered(heap)[address >> MOAT_REMEMBERED_SHIFT & (count - 1)] : NULL;
+}
+
 bool moat_region_find_slowly(struct moat_heap *heap, uintptr_t address, struct moat_extent *extent) {
+    struct moat_remembered *remembered = remembered_for(heap, address);
+    if (remembered != NULL && moat_extent_holds(remembered->extent, address) &&
+        remembered->check == moat_remembered_check(heap, remembered->extent)) {
+        heap->latest = *remembered;
+        *extent = remembered->extent;
+        return true;
+    }
     struct search search;
     if (!search_mending(heap, address, &search) || search.found == NULL)
         return false;
     struct moat_extent found = moat_region_extent(search.found);
-    if (address - found.low >= found.bytes)
+    if (!moat_extent_holds(found, address))
         return false;
-    struct moat_remembered *remembered = moat_heap_remembered_for(heap, address);
-    remembered->extent = found;
-    remembered->check = moat_remembered_check(heap, &found);
+    heap->latest = (struct moat_remembered){found, moat_remembered_check(heap, found)};
+    if (remembered != NULL)
+        *remembered = heap->latest;
     *extent = found;
     return true;
 }
@@ -110,7 +124,7 @@ static void join(struct moat_heap *heap, struct moat_region *lower, struct moat_
         moat_heap_note(heap, MOAT_RULE_SENTINEL, seam);
         return;
     }
-    if (moat_follower_proved(first, upper_extent.low, &upper_extent, 0) != MOAT_RULE_NONE) {
+    if (moat_follower_proved(first, upper_extent.low, upper_extent, 0) != MOAT_RULE_NONE) {
         moat_heap_note(heap, MOAT_RULE_HEADER, upper_extent.low);
         return;
     }
@@ -121,6 +135,7 @@ static void join(struct moat_heap *heap, struct moat_region *lower, struct moat_
     moat_region_forget(heap);
     heap->used_count++;
     heap->used_bytes += MOAT_REGION_LEAD - MOAT_BLOCK_OVERHEAD;
+    heap->block_bytes += MOAT_REGION_LEAD;
     (void)moat_heap_free(heap, (void *)seam); /* refused when a neighbour is damaged: then these few bytes are lost too */
 }
 
@@ -140,7 +155,8 @@ bool moat_region_add(struct moat_heap *heap, uintptr_t start, uintptr_t end, uin
     moat_region_link(heap, lower, start);
     struct moat_extent extent = moat_region_extent(region);
     moat_block_set_meta(heap->key, end, MOAT_BLOCK_FIXED | MOAT_BLOCK_BEFORE_FREE);
-    moat_bin_insert(heap, extent.low, extent.bytes, &extent);
+    heap->block_bytes += extent.bytes;
+    moat_bin_insert(heap, extent.low, extent.bytes, extent);
 
     struct moat_region *upper = moat_region_at(next);
     if (next == end && moat_region_proved(heap, upper) && (upper->end & MOAT_REGION_FROM_SOURCE) == from_source)

@@ -18,11 +18,11 @@ static uintptr_t round_up(uintptr_t value, uintptr_t unit) {
 /* The size of the free block at p when it is proved, else 0. */
 static uintptr_t proved_free_size(struct moat_heap *heap, uintptr_t p, const struct moat_extent *extent) {
     uintptr_t meta = moat_block_meta(heap->key, p);
-    if (moat_free_proved(heap, p, meta, extent) != MOAT_RULE_NONE)
+    if (moat_free_proved(heap, p, meta, *extent) != MOAT_RULE_NONE)
         return 0;
     uintptr_t behind = p + moat_block_size(meta);
     uintptr_t behind_meta = moat_block_meta(heap->key, behind);
-    bool told = moat_follower_proved(behind_meta, behind, extent, MOAT_BLOCK_BEFORE_FREE) == MOAT_RULE_NONE;
+    bool told = moat_follower_proved(behind_meta, behind, *extent, MOAT_BLOCK_BEFORE_FREE) == MOAT_RULE_NONE;
     return told ? moat_block_size(meta) : 0;
 }
 
@@ -30,6 +30,7 @@ static uintptr_t proved_free_size(struct moat_heap *heap, uintptr_t p, const str
 static void unlink_region(struct moat_heap *heap, struct moat_region *before, const struct moat_region *region) {
     struct moat_extent extent = moat_region_extent(region);
     moat_bin_remove(heap, extent.low, extent.bytes);
+    heap->block_bytes -= extent.bytes;
     moat_region_link(heap, before, region->next);
     moat_region_forget(heap);
 }
@@ -82,8 +83,8 @@ static size_t trim_tail(struct moat_heap *heap, struct moat_region *region, uint
         kept_end = round_up(end - excess, TRIM_BYTES);
     if (kept_end >= end)
         return 0;
-    moat_bin_remove(heap, p, size);
-    moat_bin_insert(heap, p, kept_end - p, &extent);
+    moat_bin_replace(heap, p, size, p, kept_end - p, extent);
+    heap->block_bytes -= end - kept_end;
     moat_block_set_meta(heap->key, kept_end, sentinel);
     moat_region_sign(heap, region, kept_end | MOAT_REGION_FROM_SOURCE, region->next);
     moat_region_forget(heap);
@@ -110,7 +111,8 @@ static size_t trim_head(struct moat_heap *heap, struct moat_region *before, stru
     moat_region_link(heap, before, new_start);
     moat_region_forget(heap);
     extent = moat_region_extent(moved);
-    moat_bin_insert(heap, extent.low, behind - extent.low, &extent);
+    heap->block_bytes -= new_start - start;
+    moat_bin_insert(heap, extent.low, behind - extent.low, extent);
     return hand_over(heap, start, new_start);
 }
 
@@ -119,13 +121,13 @@ size_t moat_heap_trim(struct moat_heap *heap, size_t keep_bytes) {
         return 0;
     size_t released = 0;
     struct moat_region *before = NULL;
-    for (uintptr_t at = heap->first_region; at != 0 && heap->free_bytes > keep_bytes;) {
+    for (uintptr_t at = heap->first_region; at != 0 && moat_heap_free_bytes(heap) > keep_bytes;) {
         struct moat_region *region = moat_region_at(at);
         if (!moat_region_proved(heap, region))
             return released;
         uintptr_t next = region->next;
         uintptr_t end = moat_region_end(region);
-        size_t excess = heap->free_bytes - keep_bytes;
+        size_t excess = moat_heap_free_bytes(heap) - keep_bytes;
         struct moat_extent extent = moat_region_extent(region);
         if ((region->end & MOAT_REGION_FROM_SOURCE) != 0) {
             if (extent.bytes <= excess && proved_free_size(heap, extent.low, &extent) == extent.bytes) {
@@ -138,7 +140,7 @@ size_t moat_heap_trim(struct moat_heap *heap, size_t keep_bytes) {
                 continue;
             }
             released += trim_tail(heap, region, excess);
-            excess = heap->free_bytes > keep_bytes ? heap->free_bytes - keep_bytes : 0;
+            excess = moat_heap_free_bytes(heap) > keep_bytes ? moat_heap_free_bytes(heap) - keep_bytes : 0;
             size_t given = trim_head(heap, before, region, excess);
             released += given;
             if (given != 0)
@@ -170,7 +172,7 @@ bool moat_region_grow(struct moat_heap *heap, uintptr_t size) {
     if (heap->source == NULL || !moat_heap_whole(heap))
         return false;
     uintptr_t need = size + MOAT_REGION_LEAD + MOAT_BLOCK_ALIGN;
-    uintptr_t part = (heap->used_bytes + heap->free_bytes) / GROW_PART;
+    uintptr_t part = heap->block_bytes / GROW_PART;
     uintptr_t ask = need > part ? need : part;
     ask = (ask + heap->grow_bytes - 1) / heap->grow_bytes * heap->grow_bytes;
     return (ask > need && acquire(heap, ask)) || acquire(heap, need);

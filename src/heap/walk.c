@@ -32,7 +32,7 @@ static bool walk_region(const struct moat_heap *heap, const struct moat_region *
     uintptr_t p = extent.low;
     while (p < limit) {
         uintptr_t meta = moat_block_meta(heap->key, p);
-        if (!moat_block_plausible(meta, p, &extent))
+        if (!moat_block_plausible(meta, p, extent))
             return false;
         bool used = (meta & MOAT_BLOCK_FREE) == 0;
         struct moat_backend_block block = {(void *)p, moat_block_size(meta) - MOAT_BLOCK_OVERHEAD, used};
@@ -40,7 +40,7 @@ static bool walk_region(const struct moat_heap *heap, const struct moat_region *
             return false;
         p += moat_block_size(meta);
     }
-    return moat_follower_plausible(moat_block_meta(heap->key, limit), limit, &extent);
+    return moat_follower_plausible(moat_block_meta(heap->key, limit), limit, extent);
 }
 
 bool moat_heap_walk(const struct moat_heap *heap, bool (*visit)(void *argument, const struct moat_backend_block *block),
@@ -64,12 +64,12 @@ static uintptr_t readable_free_size(const struct moat_heap *heap, uintptr_t p) {
     if (p % MOAT_BLOCK_ALIGN != 0 || !moat_region_seek(heap, p, &extent))
         return 0;
     uintptr_t meta = moat_block_meta(heap->key, p);
-    return (meta & MOAT_BLOCK_FREE) != 0 && moat_block_plausible(meta, p, &extent) ? moat_block_size(meta) : 0;
+    return (meta & MOAT_BLOCK_FREE) != 0 && moat_block_plausible(meta, p, extent) ? moat_block_size(meta) : 0;
 }
 
 static size_t largest_free_size(const struct moat_heap *heap) {
     size_t largest = 0;
-    for (uint32_t bin = moat_geometry_bin_count(heap->geometry); bin-- > 0 && largest == 0;) {
+    for (uint32_t bin = moat_geometry_last_bin(heap->geometry) + 1; bin-- > 0 && largest == 0;) {
         size_t steps = heap->free_count;
         for (uintptr_t p = moat_heap_heads(heap)[bin]; p != 0 && steps-- > 0; p = *moat_block_next(p)) {
             uintptr_t size = readable_free_size(heap, p);
@@ -95,7 +95,7 @@ void moat_heap_statistics(const struct moat_heap *heap, struct moat_heap_statist
     statistics->used_bytes = heap->used_bytes;
     statistics->used_bytes_peak = heap->peak_bytes;
     statistics->used_count = heap->used_count;
-    statistics->free_bytes = heap->free_bytes - heap->free_count * MOAT_BLOCK_OVERHEAD;
+    statistics->free_bytes = moat_heap_free_bytes(heap) - heap->free_count * MOAT_BLOCK_OVERHEAD;
     statistics->free_count = heap->free_count;
     statistics->free_bytes_largest = largest != 0 ? largest - MOAT_BLOCK_OVERHEAD : 0;
     statistics->allocation_count = heap->allocation_count;
@@ -129,7 +129,7 @@ static struct finding verify_region(const struct moat_heap *heap, const struct m
         uintptr_t meta = moat_block_meta(heap->key, p);
         uintptr_t size = moat_block_size(meta);
         bool is_control = p == (uintptr_t)heap;
-        if (!moat_block_plausible(meta, p, &extent) || ((meta & MOAT_BLOCK_FIXED) != 0) != is_control)
+        if (!moat_block_plausible(meta, p, extent) || ((meta & MOAT_BLOCK_FIXED) != 0) != is_control)
             return broken(MOAT_RULE_HEADER, p);
         if ((meta & MOAT_BLOCK_BEFORE_FREE) != before_free)
             return broken(MOAT_RULE_NEXT_FLAG, p);
@@ -154,10 +154,10 @@ static struct finding verify_region(const struct moat_heap *heap, const struct m
 
 /* Every list: marked in the map when filled, ending, and of free blocks of its sizes. */
 static struct finding verify_bins(const struct moat_heap *heap, size_t free_count) {
-    uint32_t count = moat_geometry_bin_count(heap->geometry);
-    const uint32_t *map = moat_heap_map(heap);
+    uint32_t last = moat_geometry_last_bin(heap->geometry);
+    const uintptr_t *map = moat_heap_map(heap);
     size_t listed = 0;
-    for (uint32_t bin = 0; bin < count; bin++) {
+    for (uint32_t bin = 0; bin <= last; bin++) {
         uintptr_t previous = 0;
         uintptr_t p = moat_heap_heads(heap)[bin];
         uint32_t word = bin / MOAT_MAP_WORD_BITS;
@@ -194,7 +194,7 @@ static struct finding verify_all(const struct moat_heap *heap) {
             return finding;
     }
     bool counts_fit = sums.used_count == heap->used_count && sums.used_bytes == heap->used_bytes &&
-                      sums.free_count == heap->free_count && sums.free_bytes == heap->free_bytes &&
+                      sums.free_count == heap->free_count && sums.free_bytes == moat_heap_free_bytes(heap) &&
                       heap->peak_bytes >= heap->used_bytes;
     if (!counts_fit)
         return broken(MOAT_RULE_COUNTS, (uintptr_t)heap);
