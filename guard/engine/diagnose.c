@@ -9,6 +9,8 @@
 #define MOAT_NEIGHBOUR_BYTES 4096u
 /* Blocks that one call of sweep looks at. */
 #define MOAT_SWEEP_BLOCKS 64u
+/* Smashed headers that are followed back to the block whose overflow smashed them. */
+#define MOAT_RUN_BLOCKS 64u
 
 static struct moat_span *range_of(const struct moat_guard *guard, uintptr_t address) {
     struct moat_span *range = guard->locator.find(guard->locator.context, address);
@@ -83,7 +85,8 @@ void moat_guard_neighbours(const struct moat_guard *guard, uintptr_t user, struc
     bool lost;
     uintptr_t before = start_below(guard, user - 1, MOAT_NEIGHBOUR_BYTES);
     const struct moat_header *header = moat_guard_header(guard, user);
-    uintptr_t end = moat_header_whole(header, guard->config->secret, user) ? user + moat_header_size(header) : user + 1;
+    size_t size_bytes = moat_header_whole(header, guard->config->secret, user) ? moat_header_size(header) : 0;
+    uintptr_t end = user + (size_bytes != 0 ? size_bytes : 1);
     uintptr_t after = start_above(guard, end, MOAT_NEIGHBOUR_BYTES);
     neighbour[0] = before != 0 ? moat_guard_facts(guard, before, &lost) : (struct moat_block_facts){0};
     neighbour[1] = after != 0 ? moat_guard_facts(guard, after, &lost) : (struct moat_block_facts){0};
@@ -196,22 +199,58 @@ static void damage_finding(struct moat_guard *guard, unsigned kind, const struct
     moat_guard_neighbours(guard, (uintptr_t)facts->address, finding->neighbour);
 }
 
-/* Bad bytes that run through the rear zone into the next block's header are one overflow. Extends `damage` over what can
- * be proved bad there and retires that block, so that it is not reported as well. */
+static bool header_lost(const struct moat_guard *guard, uintptr_t user) {
+    return !moat_header_whole(moat_guard_header(guard, user), guard->config->secret, user);
+}
+
+static struct damage front_damage(const struct moat_guard *guard, uintptr_t user) {
+    struct moat_block_facts facts = {.address = user};
+    return damage_between(guard, &facts, 0, false, -(int64_t)MOAT_FRONT_BYTES, 0);
+}
+
+/* Whether bad bytes fill the front zone, so that they may well go on into the block. */
+static bool runs_through(struct damage front) { return front.first == -(int64_t)MOAT_FRONT_BYTES && front.last == -1; }
+
+/* The nearest block behind a block's end that nothing but the backend's own word separates from it; 0: none. */
+static uintptr_t adjacent_above(const struct moat_guard *guard, uintptr_t end) {
+    return start_above(guard, end, MOAT_LEAD_BYTES + sizeof(uint64_t));
+}
+
+/* Bad bytes that run through the rear zone into the next blocks' headers are one overflow. Extends `damage` over what can
+ * be proved bad there and retires those blocks, so that they are not reported as well. */
 static void overflow_extend(struct moat_guard *guard, const struct moat_block_facts *facts, size_t rear_bytes, struct damage *damage) {
     uintptr_t end = (uintptr_t)(facts->address + facts->size_bytes) + rear_bytes;
-    uintptr_t next = start_above(guard, end, MOAT_LEAD_BYTES + sizeof(uint64_t));
-    if (damage->last != (int64_t)(facts->size_bytes + rear_bytes) - 1 || next == 0 ||
-        moat_header_whole(moat_guard_header(guard, next), guard->config->secret, next)) {
-        return;
+    uintptr_t next = damage->last == (int64_t)(facts->size_bytes + rear_bytes) - 1 ? adjacent_above(guard, end) : 0;
+    while (next != 0) {
+        bool lost = header_lost(guard, next);
+        struct damage front = front_damage(guard, next);
+        if (!lost && (moat_header_state(moat_guard_header(guard, next)) == MOAT_BLOCK_RETIRED ||
+                      moat_guard_backend_agrees(guard, next))) {
+            return;
+        }
+        /* A whole header that the backend no longer knows: the bytes ended in the backend's word before it. */
+        uintptr_t reached = !lost ? next - MOAT_LEAD_BYTES - 1 : front.count != 0 ? next + (uintptr_t)front.last
+                                                                                   : next - MOAT_LEAD_BYTES;
+        int64_t last = (int64_t)(reached - (uintptr_t)facts->address);
+        damage->count += (uint64_t)(last - damage->last);
+        damage->last = last;
+        moat_guard_retire(guard, next);
+        next = lost && runs_through(front) ? start_above(guard, next + 1, guard->config->scan_bytes) : 0;
     }
-    struct moat_block_facts next_facts = {.address = next};
-    struct damage front = damage_between(guard, &next_facts, 0, false, -(int64_t)MOAT_FRONT_BYTES, 0);
-    int64_t distance = (int64_t)(next - (uintptr_t)facts->address);
-    int64_t reached = front.count != 0 ? distance + front.last : distance - (int64_t)MOAT_LEAD_BYTES;
-    damage->count += (uint64_t)(reached - damage->last);
-    damage->last = reached;
-    moat_guard_retire(guard, next);
+}
+
+/* The nearest block with a whole header from which bad bytes may have run into this block's; 0: none. */
+static uintptr_t run_origin(const struct moat_guard *guard, uintptr_t user) {
+    for (unsigned i = 0; i < MOAT_RUN_BLOCKS; i++) {
+        user = start_below(guard, user - 1, guard->config->scan_bytes + MOAT_LEAD_BYTES + MOAT_REAR_BYTES_MAX);
+        if (user == 0 || !header_lost(guard, user)) {
+            return user;
+        }
+        if (!runs_through(front_damage(guard, user))) {
+            return 0;
+        }
+    }
+    return 0;
 }
 
 /* A block whose header's sum is right. */
@@ -247,36 +286,48 @@ static void diagnose_dressed(struct moat_guard *guard, uintptr_t user, bool free
     }
 }
 
-/* A block whose header's sum is wrong: an overflow of the block before it, an underflow of its own, or neither. */
+/* A smashed header that an overflow of a block before it explains: one finding, of that block. False: it explains nothing. */
+static bool diagnose_run(struct moat_guard *guard, uintptr_t user, const struct moat_call *call, struct moat_findings *findings) {
+    uintptr_t origin = run_origin(guard, user);
+    if (origin == 0) {
+        return false;
+    }
+    const struct moat_header *header = moat_guard_header(guard, origin);
+    struct moat_block_facts facts = moat_header_facts(header, origin);
+    size_t rear_bytes = moat_header_rear(header);
+    int64_t end = (int64_t)(facts.size_bytes + rear_bytes);
+    /* A block that is being filled is not poison yet: of it only the rear zone can be told. */
+    bool freed = !is_live(guard, origin) && facts.state != MOAT_BLOCK_FILLING;
+    struct damage damage = damage_between(guard, &facts, rear_bytes, freed,
+                                          freed ? -(int64_t)MOAT_FRONT_BYTES : (int64_t)facts.size_bytes, end);
+    if (damage.count == 0 || damage.last != end - 1 || adjacent_above(guard, origin + (uintptr_t)end) == 0) {
+        return false;
+    }
+    overflow_extend(guard, &facts, rear_bytes, &damage);
+    if (header_lost(guard, user)) {
+        return false; /* the bad bytes ended before they came to it */
+    }
+    if (facts.state != MOAT_BLOCK_RETIRED) {
+        unsigned kind = freed ? MOAT_HEAP_USE_AFTER_FREE : MOAT_HEAP_BUFFER_OVERFLOW;
+        damage_finding(guard, kind, &facts, freed, damage, 0, call, findings);
+        moat_guard_retire(guard, origin);
+    }
+    return true;
+}
+
+/* A block whose header's sum is wrong: an overflow of a block before it, an underflow of its own, or neither. */
 static void diagnose_lost(struct moat_guard *guard, uintptr_t user, bool freed, uint64_t since, const struct moat_call *call,
                           struct moat_findings *findings) {
-    uintptr_t before = start_below(guard, user - 1, guard->config->scan_bytes + MOAT_LEAD_BYTES + MOAT_REAR_BYTES_MAX);
-    const struct moat_header *before_header = before != 0 ? moat_guard_header(guard, before) : NULL;
-    if (before_header != NULL && moat_header_whole(before_header, guard->config->secret, before)) {
-        struct moat_block_facts facts = moat_header_facts(before_header, before);
-        size_t rear_bytes = moat_header_rear(before_header);
-        int64_t end = (int64_t)(facts.size_bytes + rear_bytes);
-        bool before_freed = !is_live(guard, before);
-        struct damage damage = damage_between(guard, &facts, rear_bytes, before_freed,
-                                              before_freed ? -(int64_t)MOAT_FRONT_BYTES : (int64_t)facts.size_bytes, end);
-        bool adjacent = user - (before + (uintptr_t)end) <= MOAT_LEAD_BYTES + sizeof(uint64_t);
-        if (damage.count != 0 && damage.last == end - 1 && adjacent) {
-            bool reported = facts.state == MOAT_BLOCK_RETIRED;
-            overflow_extend(guard, &facts, rear_bytes, &damage); /* retires `user` */
-            if (!reported) {
-                unsigned kind = before_freed ? MOAT_HEAP_USE_AFTER_FREE : MOAT_HEAP_BUFFER_OVERFLOW;
-                damage_finding(guard, kind, &facts, before_freed, damage, 0, call, findings);
-                moat_guard_retire(guard, before);
-            }
-            return;
-        }
-    }
     bool lost;
+    if (diagnose_run(guard, user, call, findings)) {
+        return;
+    }
     struct moat_block_facts facts = moat_guard_facts(guard, user, &lost);
-    struct damage front = damage_between(guard, &facts, 0, false, -(int64_t)MOAT_FRONT_BYTES, 0);
+    struct damage front = front_damage(guard, user);
     moat_guard_retire(guard, user);
     bool through_front = front.count != 0;
-    struct moat_finding *finding = finding_new(findings, through_front && !freed ? MOAT_HEAP_BUFFER_UNDERFLOW : MOAT_CORRUPTED_METADATA, call);
+    unsigned kind = through_front && !freed ? MOAT_HEAP_BUFFER_UNDERFLOW : MOAT_CORRUPTED_METADATA;
+    struct moat_finding *finding = finding_new(findings, kind, call);
     finding->block = facts;
     finding->header_lost = 1;
     finding->first = -(int64_t)MOAT_LEAD_BYTES;
@@ -336,9 +387,12 @@ bool moat_guard_diagnose_call(struct moat_guard *guard, void *user, const struct
         moat_guard_diagnose_block(guard, address, call, 0, findings);
         /* The program let go of it; it stays retired, and a second free of it will be a double free. */
         if (call->when == MOAT_WHEN_FREE || call->when == MOAT_WHEN_REALLOC) {
+            const struct moat_header *header = moat_guard_header(guard, address);
             moat_bit_clear(range->live, index);
+            guard->counts.frees++;
             guard->counts.live_blocks--;
-            guard->counts.live_bytes -= moat_header_size(moat_guard_header(guard, address));
+            /* A size that was lost (no allocation has number 0) stays in the sum: rather too much than less than nothing. */
+            guard->counts.live_bytes -= moat_header_sequence(header) != 0 ? moat_header_size(header) : 0;
         }
         return false;
     }

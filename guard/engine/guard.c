@@ -28,6 +28,24 @@ struct moat_header *moat_guard_header(const struct moat_guard *guard, uintptr_t 
     return detached != NULL ? detached : moat_header_of(user);
 }
 
+void moat_guard_forget(struct moat_guard *guard, uintptr_t start, uintptr_t end) {
+    while (start < end) {
+        struct moat_span *span = range_of(guard, start);
+        if (span == NULL) {
+            return;
+        }
+        uintptr_t user = moat_span_start_above(span, start);
+        if (user == 0 || user >= end) {
+            start = moat_span_end(span);
+            continue;
+        }
+        guard->reused(guard, user);
+        moat_bit_clear(span->starts, moat_span_index(span, user));
+        moat_bit_clear(span->live, moat_span_index(span, user));
+        start = user + 1;
+    }
+}
+
 void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignment, const struct moat_call *call) {
     const uint64_t secret = guard->config->secret;
     size_t rear_least = guard->rear_optional ? 0 : guard->config->rear_bytes;
@@ -45,6 +63,10 @@ void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignm
     if (range == NULL || usable_bytes < MOAT_LEAD_BYTES + size_bytes + rear_least) {
         guard->backend->free(guard->backend_context, block);
         return NULL; /* memory the map was never told of, or a backend that does not keep its word */
+    }
+    if (guard->reused != NULL) {
+        /* A block whose header lies in the new one's memory goes too, though its user pointer may lie behind it. */
+        moat_guard_forget(guard, (uintptr_t)block, (uintptr_t)block + usable_bytes + MOAT_LEAD_BYTES);
     }
     size_t rear_bytes = usable_bytes - MOAT_LEAD_BYTES - size_bytes;
     rear_bytes = rear_bytes < MOAT_REAR_BYTES_MAX ? rear_bytes : MOAT_REAR_BYTES_MAX;
@@ -145,21 +167,27 @@ static size_t footprint_of(const struct moat_header *header) {
     return MOAT_LEAD_BYTES + moat_header_size(header) + moat_header_rear(header) + sizeof(uintptr_t);
 }
 
-void moat_guard_enqueue(struct moat_guard *guard, void *user, uint64_t event) {
+bool moat_guard_enqueue(struct moat_guard *guard, void *user, const struct moat_call *call, struct moat_finding *finding) {
     uintptr_t address = (uintptr_t)user;
+    size_t footprint_bytes = MOAT_LEAD_BYTES;
     if (guard->backend->conceal != NULL) {
         guard->backend->conceal(guard->backend_context, block_of(address));
     }
     struct moat_header *header = moat_guard_header(guard, address);
-    moat_header_set_size(header, moat_header_size(header), MOAT_BLOCK_QUARANTINED, moat_header_family(header));
-    moat_header_seal(header, guard->config->secret, address);
-    struct moat_quarantine_entry entry = moat_quarantine_entry_make(address, event, footprint_of(header));
-    if (!moat_quarantine_push(&guard->near, entry)) {
-        struct moat_finding unused;
-        struct moat_victim victim = {.user = user, .event = event};
-        struct moat_call call = {.event = event};
-        moat_guard_give_back(guard, &victim, &call, &unused);
+    /* It lay open while it was filled: a header damaged since must not be sealed anew, one retired since not revived. */
+    if (moat_header_whole(header, guard->config->secret, address)) {
+        if (moat_header_state(header) != MOAT_BLOCK_FILLING) {
+            return true;
+        }
+        moat_header_set_size(header, moat_header_size(header), MOAT_BLOCK_QUARANTINED, moat_header_family(header));
+        moat_header_seal(header, guard->config->secret, address);
+        footprint_bytes = footprint_of(header);
     }
+    if (moat_quarantine_push(&guard->near, moat_quarantine_entry_make(address, call->event, footprint_bytes))) {
+        return true;
+    }
+    struct moat_victim victim = {.user = user, .event = call->event};
+    return moat_guard_give_back(guard, &victim, call, finding);
 }
 
 /* A hash of the entry chooses those that go on, whatever the order of frees. */
@@ -209,7 +237,8 @@ bool moat_guard_victim_whole(const struct moat_guard *guard, const struct moat_v
            moat_zone_whole(secret, end, end + moat_header_rear(header));
 }
 
-static bool backend_agrees(const struct moat_guard *guard, uintptr_t user, const struct moat_header *header) {
+bool moat_guard_backend_agrees(const struct moat_guard *guard, uintptr_t user) {
+    const struct moat_header *header = moat_guard_header(guard, user);
     size_t usable_bytes = guard->backend->usable(guard->backend_context, block_of(user));
     size_t dressed_bytes = MOAT_LEAD_BYTES + moat_header_size(header) + moat_header_rear(header);
     return usable_bytes == dressed_bytes || (moat_header_rear(header) == MOAT_REAR_BYTES_MAX && usable_bytes > dressed_bytes);
@@ -220,8 +249,20 @@ bool moat_guard_give_back(struct moat_guard *guard, const struct moat_victim *vi
     uintptr_t user = (uintptr_t)victim->user;
     struct moat_span *range = range_of(guard, user);
     const struct moat_header *header = moat_guard_header(guard, user);
+    if (!moat_header_whole(header, guard->config->secret, user)) {
+        /* Damaged since it was proved; there is always a finding, and in a freed block only one. */
+        struct moat_findings findings;
+        moat_guard_diagnose_block(guard, user, call, victim->event, &findings);
+        if (findings.count != 0) {
+            *finding = findings.item[0];
+        }
+        return findings.count == 0;
+    }
+    if (moat_header_state(header) == MOAT_BLOCK_RETIRED) {
+        return true;
+    }
     struct moat_block_facts facts = moat_header_facts(header, user);
-    if (range != NULL && backend_agrees(guard, user, header)) {
+    if (range != NULL && moat_guard_backend_agrees(guard, user)) {
         moat_bit_clear(range->starts, moat_span_index(range, user)); /* first: the range may go with the block */
         if (guard->backend->free(guard->backend_context, block_of(user))) {
             return true;
@@ -241,6 +282,7 @@ bool moat_guard_resize(struct moat_guard *guard, void *user, size_t size_bytes, 
     size_t rear_least = guard->rear_optional ? 0 : guard->config->rear_bytes;
     if (guard->config->realloc_always_moves || old_bytes <= MOAT_REALLOC_SMALL_BYTES ||
         size_bytes <= MOAT_REALLOC_SMALL_BYTES || size_bytes > SIZE_MAX - MOAT_LEAD_BYTES - rear_least ||
+        (uint64_t)size_bytes >> MOAT_SIZE_BITS != 0 ||
         (size_bytes > old_bytes && moat_coarse_size(size_bytes) >= moved + MOAT_REALLOC_GROWTH_STEPS) ||
         guard->backend->resize == NULL) {
         return false;
@@ -250,6 +292,9 @@ bool moat_guard_resize(struct moat_guard *guard, void *user, size_t size_bytes, 
         return false;
     }
     size_t usable_bytes = guard->backend->usable(guard->backend_context, block_of(address));
+    if (usable_bytes < block_bytes) {
+        return false; /* a backend that does not keep its word; the block will be refused when it goes back */
+    }
     size_t rear_bytes = usable_bytes - MOAT_LEAD_BYTES - size_bytes;
     rear_bytes = rear_bytes < MOAT_REAR_BYTES_MAX ? rear_bytes : MOAT_REAR_BYTES_MAX;
     /* The latest caller is who made the block what it is: its stack replaces the first one's. */

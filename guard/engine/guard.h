@@ -52,6 +52,9 @@ struct moat_guard {
     uint64_t last_check_event; /* when all blocks were last proved */
     bool rear_optional;        /* the backend's blocks end at a guard page: no rear zone is needed behind them */
     bool fresh_is_zero;        /* the backend's blocks come zeroed */
+    /* For backends that hand memory out again whose blocks the guard still holds as freed (an arena after a rewind): called for each
+     * such block that lies in the memory of a new one, before it is dressed. The guard forgets the block afterwards. */
+    void (*reused)(struct moat_guard *guard, uintptr_t user);
 };
 
 /* Prepares a guard over a backend. Quarantine rings take their memory from `memory`; without it there is no quarantine.
@@ -75,6 +78,9 @@ struct moat_call {
  * Context: locked. */
 void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignment, const struct moat_call *call);
 
+/* Calls guard->reused for every block that the map knows in [start, end), and forgets it. Context: locked. */
+void moat_guard_forget(struct moat_guard *guard, uintptr_t start, uintptr_t end);
+
 /* Fills a new block as the options say. Context: unlocked. */
 void moat_guard_fill(const struct moat_guard *guard, void *user, size_t size_bytes);
 
@@ -89,8 +95,10 @@ bool moat_guard_claim(struct moat_guard *guard, void *user, const struct moat_ca
 /* Poisons a claimed block. Context: unlocked. */
 void moat_guard_poison(const struct moat_guard *guard, void *user, size_t size_bytes);
 
-/* Puts a claimed and poisoned block into the quarantine; without room there, it goes back at once. Context: locked. */
-void moat_guard_enqueue(struct moat_guard *guard, void *user, uint64_t event);
+/* Puts a claimed and poisoned block into the quarantine; without room there, it goes back at once. A block whose header was
+ * damaged meanwhile is held too, to be found damaged when it leaves; one that was retired meanwhile stays where it is.
+ * Gives:   as moat_guard_give_back. Context: locked. */
+bool moat_guard_enqueue(struct moat_guard *guard, void *user, const struct moat_call *call, struct moat_finding *finding);
 
 #define MOAT_VICTIMS_MAX 2
 
@@ -108,7 +116,7 @@ size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain, s
 bool moat_guard_victim_whole(const struct moat_guard *guard, const struct moat_victim *victim);
 
 /* Gives a whole victim back to the backend, where its size is compared with what the backend believes; false when they disagree:
- * the block is retired and `finding` says so. Context: locked. */
+ * the block is retired and `finding` says so. One that was retired since it was proved stays where it is. Context: locked. */
 bool moat_guard_give_back(struct moat_guard *guard, const struct moat_victim *victim, const struct moat_call *call,
                           struct moat_finding *finding);
 
@@ -158,6 +166,9 @@ struct moat_header *moat_guard_header(const struct moat_guard *guard, uintptr_t 
 
 /* Whether a live block of this guard lies exactly at `user`, whole on all sides. Context: locked. */
 bool moat_guard_live_and_whole(const struct moat_guard *guard, uintptr_t user);
+
+/* Whether the backend believes the block to be as large as its header, which was proved, says. Context: locked. */
+bool moat_guard_backend_agrees(const struct moat_guard *guard, uintptr_t user);
 
 /* Marks a damaged block as never to be used again and rewrites its header; its live bit stays. Context: locked. */
 void moat_guard_retire(struct moat_guard *guard, uintptr_t user);

@@ -87,8 +87,8 @@ static inline void moat_header_set_sequence(struct moat_header *header, uint64_t
                                   (uint64_t)moved << MOAT_SEQUENCE_BITS | (uint64_t)rear << 48;
 }
 
-/* A size in eight bits: five of exponent from 2^10 on, three of mantissa; sizes below 1 KiB give 0. Rounds down, so two sizes
- * an eighth apart never give the same value. */
+/* A size in eight bits: five of exponent from 2^10 on, three of mantissa; sizes below 1 KiB give 0, those from 2^42 on the
+ * largest value. Rounds down, so two sizes in between that lie an eighth apart never give the same value. */
 static inline unsigned moat_coarse_size(uint64_t size) {
     if (size < 1024) {
         return 0;
@@ -97,7 +97,7 @@ static inline unsigned moat_coarse_size(uint64_t size) {
     if (exponent > 41u) {
         return 255u; /* what is that large moves no more */
     }
-    return (exponent - 10u) << 3 | (unsigned)(size >> (exponent - 3u) & 7u);
+    return exponent > 41u ? 255u : (exponent - 10u) << 3 | (unsigned)(size >> (exponent - 3u) & 7u);
 }
 
 static inline uint64_t moat_mix(uint64_t secret, uintptr_t address) {

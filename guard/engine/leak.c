@@ -24,7 +24,7 @@ bool moat_leak_begin(struct moat_leak_scan *scan) {
             complete &= span->marks != NULL;
         }
     }
-    scan->work_most = live_blocks + 1;
+    scan->work_most = 2 * live_blocks + 1; /* every block once to be scanned and once as a candidate */
     scan->work = scan->memory->acquire(scan->memory->context, scan->work_most * sizeof *scan->work, &scan->work_bytes);
     return complete && scan->work != NULL;
 }
@@ -73,17 +73,27 @@ static void work_push(struct moat_leak_scan *scan, uintptr_t user) {
     }
 }
 
-static size_t size_of(const struct moat_leak_scan *scan, uintptr_t user, struct moat_block_facts *facts) {
+/* The span and facts of a block that a scan came by; NULL and no bytes if it is none. */
+static struct moat_span *span_of(const struct moat_leak_scan *scan, uintptr_t user, struct moat_block_facts *facts) {
+    *facts = (struct moat_block_facts){0};
     for (size_t i = 0; i < scan->guard_count; i++) {
         const struct moat_guard *guard = scan->guards[i];
-        const struct moat_span *span = guard->locator.find(guard->locator.context, user);
+        struct moat_span *span = guard->locator.find(guard->locator.context, user);
         if (span != NULL && atomic_load_explicit(&span->guard, memory_order_relaxed) == guard) {
             bool lost;
             *facts = moat_guard_facts(guard, user, &lost);
-            return (size_t)facts->size_bytes;
+            return span;
         }
     }
-    return 0;
+    return NULL;
+}
+
+/* Whether a lost block is this process's to report: not inherited, and its header still says what it is. */
+static bool reportable(const struct moat_leak_scan *scan, const struct moat_guard *guard, uintptr_t user,
+                       struct moat_block_facts *facts) {
+    bool lost;
+    *facts = moat_guard_facts(guard, user, &lost);
+    return !lost && facts->sequence >= scan->since;
 }
 
 /* Pushes every block that the words of a range point to and that `bits_of` does not mark yet, and marks it. Blocks marked in
@@ -110,9 +120,8 @@ static void scan_words(struct moat_leak_scan *scan, uintptr_t start, size_t size
         if (!known) {
             moat_bit_set(bits_of(span), index);
             work_push(scan, user);
-            if (counted != NULL) {
-                struct moat_block_facts facts;
-                size_of(scan, user, &facts);
+            struct moat_block_facts facts;
+            if (counted != NULL && reportable(scan, atomic_load(&span->guard), user, &facts)) {
                 counted(context, &facts);
             }
         }
@@ -124,8 +133,8 @@ static void drain(struct moat_leak_scan *scan, uintptr_t *(*bits_of)(const struc
     while (scan->work_count != 0) {
         uintptr_t user = scan->work[--scan->work_count];
         struct moat_block_facts facts;
-        size_t size_bytes = size_of(scan, user, &facts);
-        scan_words(scan, user, size_bytes, bits_of, self, counted, context);
+        span_of(scan, user, &facts);
+        scan_words(scan, user, (size_t)facts.size_bytes, bits_of, self, counted, context);
     }
 }
 
@@ -134,7 +143,7 @@ void moat_leak_root(struct moat_leak_scan *scan, uintptr_t start, size_t size_by
     drain(scan, reached_bits, 0, NULL, NULL);
 }
 
-/* Calls `each` for every lost block that may be reported. */
+/* Calls `each` for every lost block that may be reported, in address order. */
 static void lost_each(struct moat_leak_scan *scan,
                       void (*each)(struct moat_leak_scan *scan, struct moat_span *span, const struct moat_block_facts *facts)) {
     for (size_t i = 0; i < scan->guard_count; i++) {
@@ -144,10 +153,9 @@ static void lost_each(struct moat_leak_scan *scan,
             uintptr_t user = moat_span_start_above(span, moat_span_start(span));
             for (; user != 0; user = moat_span_start_above(span, user + 1)) {
                 size_t index = moat_span_index(span, user);
-                bool lost;
-                struct moat_block_facts facts = moat_guard_facts(guard, user, &lost);
-                if (moat_bit(span->live, index) && !moat_bit(reached_bits(span), index) && !lost &&
-                    facts.sequence >= scan->since) {
+                struct moat_block_facts facts;
+                if (moat_bit(span->live, index) && !moat_bit(reached_bits(span), index) &&
+                    reportable(scan, guard, user, &facts)) {
                     each(scan, span, &facts);
                 }
             }
@@ -155,12 +163,43 @@ static void lost_each(struct moat_leak_scan *scan,
     }
 }
 
-/* Everything that a lost block reaches is indirect. A leader that a later one reaches becomes indirect with it. */
-static void classify(struct moat_leak_scan *scan, struct moat_span *span, const struct moat_block_facts *facts) {
+/* Marks what a candidate reaches, itself left out, unless it was reached itself. */
+static bool mark_from(struct moat_leak_scan *scan, struct moat_span *span, uintptr_t user, size_t size_bytes) {
+    if (moat_bit(indirect_bits(span), moat_span_index(span, user))) {
+        return false;
+    }
+    scan_words(scan, user, size_bytes, indirect_bits, user, NULL, NULL);
+    drain(scan, indirect_bits, user, NULL, NULL);
+    return true;
+}
+
+/* Candidates are stacked from the work list's far end. */
+static void find_candidate(struct moat_leak_scan *scan, struct moat_span *span, const struct moat_block_facts *facts) {
     uintptr_t user = (uintptr_t)facts->address;
-    if (!moat_bit(indirect_bits(span), moat_span_index(span, user))) {
-        scan_words(scan, user, (size_t)facts->size_bytes, indirect_bits, user, NULL, NULL);
-        drain(scan, indirect_bits, user, NULL, NULL);
+    if (mark_from(scan, span, user, (size_t)facts->size_bytes)) {
+        moat_bit_set(indirect_bits(span), moat_span_index(span, user));
+        scan->work[--scan->work_most] = user;
+    }
+}
+
+/* Definite is one block of each set of lost blocks that reach each other and that no other lost block reaches; all others are
+ * indirect. In address order, every block that no earlier candidate reaches becomes a candidate: each such set has exactly one.
+ * Since no candidate reaches a later one, they are then asked again from the last to the first, with fresh marks: who is not
+ * reached by then is reached by nobody. */
+static void classify(struct moat_leak_scan *scan) {
+    size_t work_all = scan->work_most;
+    lost_each(scan, find_candidate);
+    for (size_t i = 0; i < scan->guard_count; i++) {
+        struct moat_span *span;
+        for (uintptr_t at = 0; (span = span_next(scan->guards[i], at)) != NULL; at = moat_span_end(span)) {
+            memset(indirect_bits(span), 0, span->word_count * sizeof(uintptr_t));
+        }
+    }
+    for (; scan->work_most < work_all; scan->work_most++) {
+        uintptr_t user = scan->work[scan->work_most];
+        struct moat_block_facts facts;
+        struct moat_span *span = span_of(scan, user, &facts);
+        mark_from(scan, span, user, (size_t)facts.size_bytes);
     }
 }
 
@@ -237,7 +276,7 @@ static void sort(struct moat_leak_group *groups, size_t count) {
 }
 
 bool moat_leak_finish(struct moat_leak_scan *scan) {
-    lost_each(scan, classify);
+    classify(scan);
     lost_each(scan, count_definite);
     if (scan->definite_blocks == 0) {
         return true;

@@ -8,7 +8,7 @@
 
 #include "guard/engine/guard.h"
 
-#define MOAT_LEAK_GUARDS_MAX 66u
+#define MOAT_LEAK_GUARDS_MAX 256u
 
 struct moat_leak_group {
     uint32_t stack; /* of the allocations */
@@ -22,7 +22,7 @@ struct moat_leak_scan {
     struct moat_guard *guards[MOAT_LEAK_GUARDS_MAX];
     size_t guard_count;
     uint64_t since;      /* blocks with a lower allocation number are not this process's to report */
-    uintptr_t *work;     /* reached blocks not yet scanned: a stack */
+    uintptr_t *work;     /* reached blocks not yet scanned: a stack; at its far end the candidates for definite */
     size_t work_count, work_most;
     size_t work_bytes;
     struct moat_leak_group *groups; /* after moat_leak_finish: the largest first */

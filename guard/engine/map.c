@@ -74,36 +74,37 @@ static struct moat_span *record_reuse(struct moat_map_leaf *leaf, uintptr_t star
     return NULL;
 }
 
-static bool add_piece(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
+/* A new range inside one window; NULL when there is no memory for it. */
+static struct moat_span *add_piece(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
     struct moat_map_leaf *leaf = leaf_get(map, start);
     if (leaf == NULL) {
-        return false;
+        return NULL;
     }
     size_t granules = (size_bytes + ((size_t)1 << MOAT_GRANULE_SHIFT) - 1) >> MOAT_GRANULE_SHIFT;
     size_t word_count = (granules + MOAT_WORD_BITS - 1) / MOAT_WORD_BITS;
     struct moat_span *range = record_reuse(leaf, start, word_count, guard);
-    if (range == NULL) {
-        range = memory_get(map, sizeof *range + 2 * word_count * sizeof(uintptr_t));
-        if (range == NULL) {
-            return false;
-        }
-        range->starts = (uintptr_t *)(range + 1);
-        range->live = range->starts + word_count;
-        range->word_count = word_count;
-        range->shift = MOAT_GRANULE_SHIFT;
-        atomic_store(&range->guard, guard);
+    if (range != NULL) {
+        memset(range->starts, 0, 2 * range->word_count * sizeof(uintptr_t));
         atomic_store(&range->start, start);
         atomic_store(&range->size_bytes, size_bytes);
-        _Atomic(struct moat_span *) *window = &leaf->window[leaf_index(start)];
-        range->next_in_window = atomic_load(window);
-        while (!atomic_compare_exchange_weak(window, &range->next_in_window, range)) {
-        }
-        return true;
+        return range;
     }
-    memset(range->starts, 0, 2 * range->word_count * sizeof(uintptr_t));
+    range = memory_get(map, sizeof *range + 2 * word_count * sizeof(uintptr_t));
+    if (range == NULL) {
+        return NULL;
+    }
+    range->starts = (uintptr_t *)(range + 1);
+    range->live = range->starts + word_count;
+    range->word_count = word_count;
+    range->shift = MOAT_GRANULE_SHIFT;
+    atomic_store(&range->guard, guard);
     atomic_store(&range->start, start);
     atomic_store(&range->size_bytes, size_bytes);
-    return true;
+    _Atomic(struct moat_span *) *window = &leaf->window[leaf_index(start)];
+    range->next_in_window = atomic_load(window);
+    while (!atomic_compare_exchange_weak(window, &range->next_in_window, range)) {
+    }
+    return range;
 }
 
 /* The end of the piece of [start, end) that lies in start's window. */
@@ -115,7 +116,7 @@ static uintptr_t piece_end(uintptr_t start, uintptr_t end) {
 bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
     uintptr_t end = start + size_bytes;
     for (uintptr_t at = start; at != end; at = piece_end(at, end)) {
-        if (!add_piece(map, guard, at, piece_end(at, end) - at)) {
+        if (add_piece(map, guard, at, piece_end(at, end) - at) == NULL) {
             moat_map_remove(map, guard, start, at - start);
             return false;
         }
@@ -123,20 +124,59 @@ bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_
     return true;
 }
 
-void moat_map_remove(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
-    uintptr_t end = start + size_bytes;
-    for (uintptr_t at = start; at != end; at = piece_end(at, end)) {
-        struct moat_span *range = moat_map_find(map, at);
-        if (range != NULL && atomic_load(&range->guard) == guard) {
-            /* A trim takes the tail of a range: then the rest of it stays. */
-            if (moat_span_start(range) == at) {
-                atomic_store(&range->size_bytes, 0);
-                atomic_store(&range->guard, NULL);
-            } else {
-                atomic_store(&range->size_bytes, at - moat_span_start(range));
+/* Takes [start, end) out of a range. What is left behind it becomes a range of its own first, so that whoever looks for an
+ * address in it finds its guard at every moment. */
+static bool cut(struct moat_block_map *map, struct moat_span *range, uintptr_t start, uintptr_t end) {
+    uintptr_t range_end = moat_span_end(range);
+    if (end != range_end) {
+        struct moat_span *rest = add_piece(map, atomic_load(&range->guard), end, range_end - end);
+        if (rest == NULL) {
+            return false;
+        }
+        uintptr_t user = moat_span_start_above(range, end);
+        for (; user != 0; user = moat_span_start_above(range, user + 1)) {
+            moat_bit_set(rest->starts, moat_span_index(rest, user));
+            if (moat_bit(range->live, moat_span_index(range, user))) {
+                moat_bit_set(rest->live, moat_span_index(rest, user));
             }
         }
     }
+    if (start == moat_span_start(range)) {
+        atomic_store(&range->size_bytes, 0);
+        atomic_store(&range->guard, NULL);
+    } else {
+        size_t granules = (start - moat_span_start(range)) >> range->shift;
+        for (size_t i = granules; i < range->word_count * MOAT_WORD_BITS; i++) {
+            moat_bit_clear(range->starts, i);
+            moat_bit_clear(range->live, i);
+        }
+        atomic_store(&range->size_bytes, start - moat_span_start(range));
+    }
+    return true;
+}
+
+bool moat_map_remove(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
+    uintptr_t end = start + size_bytes;
+    /* First the only step that can fail, so that nothing has changed when it does. */
+    struct moat_span *last = size_bytes == 0 ? NULL : moat_map_find(map, end - 1);
+    if (last != NULL && atomic_load(&last->guard) == guard && moat_span_end(last) != end) {
+        uintptr_t from = moat_span_start(last) > start ? moat_span_start(last) : start;
+        if (!cut(map, last, from, end)) {
+            return false;
+        }
+        end = from;
+    }
+    while (start != end) {
+        uintptr_t next = piece_end(start, end);
+        struct moat_span *range = moat_map_find(map, start);
+        if (range != NULL && atomic_load(&range->guard) == guard) {
+            uintptr_t range_end = moat_span_end(range);
+            next = range_end - 1 < next - 1 ? range_end : next;
+            cut(map, range, start, next);
+        }
+        start = next;
+    }
+    return true;
 }
 
 uintptr_t moat_span_start_below(const struct moat_span *range, uintptr_t address, size_t most_bytes) {
@@ -152,7 +192,8 @@ uintptr_t moat_span_start_below(const struct moat_span *range, uintptr_t address
     }
     size_t top = MOAT_WORD_BITS - 1 - (size_t)(sizeof bits == 8 ? __builtin_clzll((unsigned long long)bits)
                                                                 : __builtin_clz((unsigned)bits));
-    return moat_span_start(range) + ((word * MOAT_WORD_BITS + top) << range->shift);
+    uintptr_t found = moat_span_start(range) + ((word * MOAT_WORD_BITS + top) << range->shift);
+    return address - found <= most_bytes ? found : 0; /* the words went a little further */
 }
 
 uintptr_t moat_span_start_above(const struct moat_span *range, uintptr_t address) {

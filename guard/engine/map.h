@@ -54,8 +54,10 @@ void moat_map_init(struct moat_block_map *map, const struct moat_source *memory)
  * Context: guard's lock held. */
 bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes);
 
-/* Removes it again; every block in it must be gone. Context: guard's lock held. */
-void moat_map_remove(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes);
+/* Removes it again, or any part of it; every block in that part must be gone.
+ * Fails:   false when what is left behind it needs a record of its own and there is no memory for that; nothing changes then.
+ * Context: guard's lock held. */
+bool moat_map_remove(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes);
 
 /* The range an address lies in, or NULL. Lock-free; cost: two loads and, rarely, a step along the window's list. */
 struct moat_span *moat_map_find(const struct moat_block_map *map, uintptr_t address);

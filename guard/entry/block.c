@@ -27,7 +27,7 @@ static struct moat_call call_make(const struct moat_thread *self, uint64_t event
         .event = event, .stack = stack, .thread = self->number, .family = (uint8_t)family, .when = (uint8_t)when};
 }
 
-static void report_all(const struct moat_findings *findings) {
+void moat_block_report(const struct moat_findings *findings) {
     bool corrupt = false;
     for (size_t i = 0; i < findings->count; i++) {
         corrupt |= moat_finding_print(&findings->item[i]);
@@ -44,7 +44,7 @@ static MOAT_COLD void victim_report(struct moat_shard *shard, const struct moat_
     moat_lock_take(&shard->lock);
     moat_guard_diagnose_block(&shard->guard, (uintptr_t)victim->user, call, victim->event, &findings);
     moat_lock_give(&shard->lock);
-    report_all(&findings);
+    moat_block_report(&findings);
 }
 
 /* Takes one block out of a quarantine to make room. Context: shard's lock held, and released meanwhile for reports. */
@@ -132,6 +132,32 @@ void *moat_block_refuse(unsigned argument, uint64_t value0, uint64_t value1, int
     return NULL;
 }
 
+struct moat_call moat_block_call(unsigned family, unsigned when, uintptr_t caller) {
+    struct moat_thread *self = moat_thread_self();
+    uint32_t stack = moat_stack_capture(self, caller);
+    return call_make(self, event_now(self), stack, family, when);
+}
+
+void *moat_block_allocate_from(struct moat_shard *shard, const struct moat_request *request) {
+    struct moat_thread *self = moat_thread_self();
+    uint32_t stack = moat_stack_capture(self, request->caller);
+    struct moat_call call = call_make(self, sequence_next(self), stack, request->family, MOAT_WHEN_CALL);
+    void *user = NULL;
+    moat_lock_take(&shard->lock);
+    do {
+        user = shard->ready ? moat_guard_take(&shard->guard, request->size_bytes, request->alignment, &call) : NULL;
+    } while (user == NULL && drain_one(shard, &call));
+    struct moat_findings reused = shard->reused;
+    shard->reused.count = 0;
+    moat_lock_give(&shard->lock);
+    moat_block_report(&reused);
+    if (user == NULL) {
+        return out_of_memory(request, &call);
+    }
+    moat_guard_fill(&shard->guard, user, request->size_bytes);
+    return user;
+}
+
 void *moat_block_allocate(const struct moat_request *request) {
     struct moat_thread *self = moat_thread_self();
     if (__builtin_expect(request->size_bytes > PTRDIFF_MAX, 0)) {
@@ -185,9 +211,8 @@ static void release_claimed(struct moat_shard *shard, void *user, size_t size_by
             victims[i].user = NULL;
         }
     }
-    bool refused = false;
     moat_lock_take(&shard->lock);
-    moat_guard_enqueue(guard, user, call->event);
+    bool refused = !moat_guard_enqueue(guard, user, call, &finding);
     for (size_t i = 0; i < count; i++) {
         if (victims[i].user != NULL && !moat_guard_give_back(guard, &victims[i], &leaving, &finding)) {
             refused = true;
@@ -222,6 +247,12 @@ static MOAT_COLD void check_claimed(const void *user, size_t size_bytes, struct 
     moat_finding_report(&finding);
 }
 
+static void name_copy(char to[MOAT_OWNER_BYTES], const char *name) {
+    for (size_t i = 0; i + 1 < MOAT_OWNER_BYTES && name[i] != '\0'; i++) {
+        to[i] = name[i];
+    }
+}
+
 /* A pointer that could not be claimed: says why, and lets go of it all the same where only the caller's family is wrong. */
 static MOAT_COLD void free_refused(struct moat_shard *shard, void *user, const struct moat_call *call) {
     struct moat_findings findings;
@@ -235,18 +266,61 @@ static MOAT_COLD void free_refused(struct moat_shard *shard, void *user, const s
         claimed = moat_guard_claim(&shard->guard, user, &fitting, &size_bytes);
     }
     moat_lock_give(&shard->lock);
-    report_all(&findings);
+    moat_block_report(&findings);
     if (claimed) {
         release_claimed(shard, user, size_bytes, call, victims, 0);
     }
 }
 
-static void free_as(void *user, struct moat_thread *self, uint32_t stack, unsigned family, unsigned when, struct moat_claimed claimed) {
+/* A block given to another allocator than its own, or one that its own does not take back singly: says so. Then it goes back where it
+ * belongs, if it can. Anything but a live block is left to the ordinary diagnosis. */
+static MOAT_COLD void free_mixed(struct moat_shard *owner, const struct moat_shard *asked, void *user, const struct moat_call *call) {
+    struct moat_finding finding = {.kind = MOAT_ALLOC_DEALLOC_MISMATCH,
+                                   .when = call->when,
+                                   .argument = owner->guarded == asked ? MOAT_ARGUMENT_NOT_SINGLY : MOAT_ARGUMENT_OTHER_OWNER,
+                                   .caller_family = call->family,
+                                   .thread = call->thread,
+                                   .found_stack = call->stack,
+                                   .address = (uintptr_t)user};
+    moat_lock_take(&owner->lock);
+    bool live = moat_guard_live_and_whole(&owner->guard, (uintptr_t)user);
+    if (live) {
+        bool lost;
+        finding.block = moat_guard_facts(&owner->guard, (uintptr_t)user, &lost);
+    }
+    moat_lock_give(&owner->lock);
+    if (!live) {
+        free_refused(owner, user, call);
+        return;
+    }
+    name_copy(finding.owner, owner->guarded != NULL ? owner->name : MOAT_HEAP_NAME);
+    name_copy(finding.asked, asked != NULL ? asked->name : MOAT_HEAP_NAME);
+    moat_finding_report(&finding);
+    if (!owner->rewinds) {
+        struct moat_victim victims[MOAT_VICTIMS_MAX];
+        struct moat_call fitting = *call;
+        size_t size_bytes;
+        fitting.family = finding.block.family;
+        moat_lock_take(&owner->lock);
+        bool claimed = moat_guard_claim(&owner->guard, user, &fitting, &size_bytes);
+        moat_lock_give(&owner->lock);
+        if (claimed) {
+            release_claimed(owner, user, size_bytes, &fitting, victims, 0);
+        }
+    }
+}
+
+static void free_as(void *user, struct moat_thread *self, uint32_t stack, unsigned family, unsigned when, struct moat_claimed claimed,
+                    struct moat_shard *asked) {
     struct moat_call call = call_make(self, event_now(self), stack, family, when);
     struct moat_shard *shard = moat_shard_of((uintptr_t)user);
     struct moat_victim victims[MOAT_VICTIMS_MAX];
     size_t size_bytes;
     size_t count = 0;
+    if (__builtin_expect(shard->guarded != asked || shard->rewinds, 0)) {
+        free_mixed(shard, asked, user, &call);
+        return;
+    }
     moat_lock_take(&shard->lock);
     bool is_claimed = moat_guard_claim(&shard->guard, user, &call, &size_bytes);
     if (is_claimed) {
@@ -269,7 +343,18 @@ void moat_block_free(void *user, unsigned family, struct moat_claimed claimed, u
     }
     int error = errno;
     struct moat_thread *self = moat_thread_self();
-    free_as(user, self, moat_stack_capture(self, caller), family, MOAT_WHEN_FREE, claimed);
+    free_as(user, self, moat_stack_capture(self, caller), family, MOAT_WHEN_FREE, claimed, NULL);
+    errno = error;
+}
+
+void moat_block_free_to(struct moat_shard *shard, void *user, uintptr_t caller) {
+    if (user == NULL) {
+        return;
+    }
+    int error = errno;
+    struct moat_thread *self = moat_thread_self();
+    uint32_t stack = moat_stack_capture(self, caller);
+    free_as(user, self, stack, shard->rewinds ? MOAT_FAMILY_ARENA : MOAT_FAMILY_GUARDED, MOAT_WHEN_FREE, MOAT_CLAIMED_NOTHING, shard);
     errno = error;
 }
 
@@ -291,7 +376,7 @@ static MOAT_COLD void *resize_refused(struct moat_shard *shard, void *user, size
         facts = moat_guard_facts(&shard->guard, (uintptr_t)user, &lost);
     }
     moat_lock_give(&shard->lock);
-    report_all(&findings);
+    moat_block_report(&findings);
     if (stranger) {
         errno = ENOMEM;
         return NULL;
@@ -302,7 +387,20 @@ static MOAT_COLD void *resize_refused(struct moat_shard *shard, void *user, size
     }
     if (moved != NULL && mismatch) {
         struct moat_thread *self = moat_thread_self();
-        free_as(user, self, call->stack, facts.family, MOAT_WHEN_REALLOC, MOAT_CLAIMED_NOTHING);
+        free_as(user, self, call->stack, facts.family, MOAT_WHEN_REALLOC, MOAT_CLAIMED_NOTHING, NULL);
+    }
+    return moved;
+}
+
+/* A guarded allocator's block given to realloc: it moves to the heap, and freeing it says what is wrong. */
+static MOAT_COLD void *resize_mixed(void *user, size_t size_bytes, struct moat_thread *self, const struct moat_call *call,
+                                    uintptr_t caller) {
+    struct moat_request request = {.size_bytes = size_bytes, .alignment = 1, .family = MOAT_FAMILY_MALLOC, .caller = caller};
+    size_t old_bytes = moat_block_size(user);
+    void *moved = moat_block_allocate(&request);
+    if (moved != NULL) {
+        memcpy(moved, user, old_bytes < size_bytes ? old_bytes : size_bytes);
+        free_as(user, self, call->stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC, MOAT_CLAIMED_NOTHING, NULL);
     }
     return moved;
 }
@@ -316,6 +414,9 @@ void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
     struct moat_call call = call_make(self, event_now(self), stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC);
     struct moat_shard *shard = moat_shard_of((uintptr_t)user);
     size_t old_bytes;
+    if (__builtin_expect(shard->guarded != NULL, 0)) {
+        return resize_mixed(user, size_bytes, self, &call, caller);
+    }
     moat_lock_take(&shard->lock);
     bool proved = moat_guard_prove(&shard->guard, user, &call, &old_bytes);
     bool resized = proved && moat_guard_resize(&shard->guard, user, size_bytes, &call);
@@ -334,7 +435,7 @@ void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
     }
     memcpy(moved, user, old_bytes < size_bytes ? old_bytes : size_bytes);
     int error = errno;
-    free_as(user, self, stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC, MOAT_CLAIMED_NOTHING);
+    free_as(user, self, stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC, MOAT_CLAIMED_NOTHING, NULL);
     errno = error;
     return moved;
 }

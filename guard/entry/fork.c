@@ -25,6 +25,10 @@ static void after_fork_in_child(void) {
         moat_lock_reset(&moat_process.shards[i].lock);
     }
     moat_lock_reset(&moat_process.large.lock);
+    struct moat_shard *guarded = atomic_load(&moat_process.guarded);
+    for (; guarded != NULL; guarded = guarded->next) {
+        moat_lock_reset(&guarded->lock);
+    }
     moat_process.pid = getpid();
     moat_process.fork_sequence = atomic_load(&moat_process.sequence);
     moat_thread_after_fork();

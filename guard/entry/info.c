@@ -69,6 +69,9 @@ struct survey {
 
 static void survey_shard(void *context, struct moat_shard *shard) {
     struct survey *survey = context;
+    if (shard->guarded != NULL) {
+        return; /* not malloc's */
+    }
     moat_lock_take(&shard->lock);
     struct tally one = tally_of(shard);
     moat_lock_give(&shard->lock);
@@ -234,7 +237,7 @@ struct trim {
 
 static void trim_shard(void *context, struct moat_shard *shard) {
     struct trim *trim = context;
-    if (shard == &moat_process.large) {
+    if (shard == &moat_process.large || shard->guarded != NULL) {
         return; /* its free memory has gone back already */
     }
     moat_lock_take(&shard->lock);

@@ -16,27 +16,43 @@ static void guard_add(void *context, struct moat_shard *shard) {
 
 static void root_add(void *context, uintptr_t start, size_t size_bytes) { moat_leak_root(context, start, size_bytes); }
 
-/* Moat's own memory: its pages and the process object, in address order. */
+/* Pieces of memory a list has room for beyond Moat's own pages. */
+#define MOAT_EXCLUDED_EXTRA 1024u
+
+/* Puts a range where it belongs in address order; mostly near the end. */
+static void range_insert(struct moat_range *ranges, size_t *count, size_t most, struct moat_range range) {
+    size_t at = *count;
+    if (at == most) {
+        return; /* then it stays a root, and may hide a leak, but makes no false one */
+    }
+    for (; at > 0 && ranges[at - 1].start > range.start; at--) {
+        ranges[at] = ranges[at - 1];
+    }
+    ranges[at] = range;
+    (*count)++;
+}
+
+/* What is no root, in address order: Moat's own pages, the process object, and memory of guarded allocators, whose blocks are
+ * looked at one by one instead. */
 static bool exclusions(struct moat_range_list *list, const struct moat_source *memory) {
-    struct moat_range_list own = moat_pages_own();
     size_t got_bytes;
-    struct moat_range *ranges = memory->acquire(memory->context, (own.count + 8) * sizeof *ranges, &got_bytes);
+    size_t most = moat_pages_own().count + MOAT_EXCLUDED_EXTRA;
+    struct moat_range *ranges = memory->acquire(memory->context, most * sizeof *ranges, &got_bytes);
     if (ranges == NULL) {
         return false;
     }
-    own = moat_pages_own(); /* with the piece just mapped */
-    const struct moat_range process = {(uintptr_t)&moat_process, sizeof moat_process};
+    struct moat_range_list own = moat_pages_own(); /* with the piece just mapped */
     size_t count = 0;
-    bool placed = false;
     for (size_t i = 0; i < own.count; i++) {
-        if (!placed && own.ranges[i].start > process.start) {
-            ranges[count++] = process;
-            placed = true;
-        }
-        ranges[count++] = own.ranges[i];
+        range_insert(ranges, &count, most, own.ranges[i]);
     }
-    if (!placed) {
-        ranges[count++] = process;
+    range_insert(ranges, &count, most, (struct moat_range){(uintptr_t)&moat_process, sizeof moat_process});
+    const struct moat_shard *guarded = atomic_load(&moat_process.guarded);
+    for (; guarded != NULL; guarded = guarded->next) {
+        const struct moat_span *span = guarded->ready ? moat_map_next(&moat_process.map, &guarded->guard, 0) : NULL;
+        for (; span != NULL; span = moat_map_next(&moat_process.map, &guarded->guard, moat_span_end(span))) {
+            range_insert(ranges, &count, most, (struct moat_range){moat_span_start(span), moat_span_size(span)});
+        }
     }
     *list = (struct moat_range_list){.ranges = ranges, .count = count};
     return true;

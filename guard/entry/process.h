@@ -35,6 +35,12 @@
 struct moat_shard {
     struct moat_lock lock;
     bool ready;
+    bool rewinds;                /* a guarded allocator whose blocks are not freed singly */
+    struct moat_shard *guarded;  /* itself, for a guarded allocator of the program's own; NULL for malloc's shards */
+    const char *name;            /* of the guarded allocator */
+    struct moat_shard *next;     /* in the list of guarded allocators */
+    struct moat_findings reused; /* a guarded allocator's findings on memory that it handed out again */
+    struct moat_guard_config config; /* a guarded allocator's own */
     struct moat_guard guard;
     union {
         struct moat_heap *heap;   /* an ordinary shard */
@@ -94,6 +100,7 @@ struct moat_process {
     struct moat_large large_table;
     struct moat_shard shards[MOAT_SHARDS_MAX];
     struct moat_shard large;
+    _Atomic(struct moat_shard *) guarded; /* a list that only grows; closed ones are not ready */
     unsigned shard_count;
     _Atomic(uint64_t) sequence;      /* the next allocation number to give out */
     uint64_t fork_sequence;          /* blocks from this number on are this process's own, not inherited */
@@ -165,6 +172,9 @@ void moat_shards_unlock_all(void);
 /* Calls `each` for every open shard, large included, without locking. */
 void moat_shards_each(void (*each)(void *context, struct moat_shard *shard), void *context);
 
+/* The name of malloc's own heap in reports. */
+#define MOAT_HEAP_NAME "the heap"
+
 /* ---- block.c: what every allocating and freeing call comes down to ---------------------------------------------------- */
 
 struct moat_request {
@@ -184,6 +194,18 @@ struct moat_claimed {
     size_t alignment;
 };
 #define MOAT_CLAIMED_NOTHING ((struct moat_claimed){SIZE_MAX, 0})
+
+/* The same from a guarded allocator. */
+void *moat_block_allocate_from(struct moat_shard *shard, const struct moat_request *request);
+
+/* Frees to a guarded allocator. */
+void moat_block_free_to(struct moat_shard *shard, void *user, uintptr_t caller);
+
+/* What the calling thread is doing, for the engine. */
+struct moat_call moat_block_call(unsigned family, unsigned when, uintptr_t caller);
+
+/* Prints findings and does what on_error says. Context: no lock held. */
+void moat_block_report(const struct moat_findings *findings);
 
 /* errno is kept. NULL is fine. */
 void moat_block_free(void *user, unsigned family, struct moat_claimed claimed, uintptr_t caller);

@@ -33,11 +33,15 @@ static void *chunk_acquire(void *context, size_t size_bytes, size_t *got_bytes) 
 
 static bool chunk_release(void *context, void *start, size_t size_bytes) {
     struct moat_shard *shard = context;
-    if (!moat_pages_unmap(start, size_bytes)) {
+    /* First the map: once unmapped, the addresses may be another shard's at once. */
+    if (!moat_map_remove(&moat_process.map, &shard->guard, (uintptr_t)start, size_bytes)) {
         return false;
     }
-    moat_map_remove(&moat_process.map, &shard->guard, (uintptr_t)start, size_bytes);
-    return true;
+    if (moat_pages_unmap(start, size_bytes)) {
+        return true;
+    }
+    moat_map_add(&moat_process.map, &shard->guard, (uintptr_t)start, size_bytes);
+    return false;
 }
 
 static struct moat_span *map_find(const void *context, uintptr_t address) { return moat_map_find(context, address); }
@@ -102,9 +106,17 @@ void moat_shards_lock_all(void) {
         moat_lock_take(&moat_process.shards[i].lock);
     }
     moat_lock_take(&moat_process.large.lock);
+    struct moat_shard *guarded = atomic_load_explicit(&moat_process.guarded, memory_order_acquire);
+    for (; guarded != NULL; guarded = guarded->next) {
+        moat_lock_take(&guarded->lock);
+    }
 }
 
 void moat_shards_unlock_all(void) {
+    struct moat_shard *guarded = atomic_load_explicit(&moat_process.guarded, memory_order_acquire);
+    for (; guarded != NULL; guarded = guarded->next) {
+        moat_lock_give(&guarded->lock);
+    }
     moat_lock_give(&moat_process.large.lock);
     for (unsigned i = moat_process.shard_count; i-- > 0;) {
         moat_lock_give(&moat_process.shards[i].lock);
@@ -119,5 +131,11 @@ void moat_shards_each(void (*each)(void *context, struct moat_shard *shard), voi
     }
     if (moat_process.large.ready) {
         each(context, &moat_process.large);
+    }
+    struct moat_shard *guarded = atomic_load_explicit(&moat_process.guarded, memory_order_acquire);
+    for (; guarded != NULL; guarded = guarded->next) {
+        if (guarded->ready) {
+            each(context, guarded);
+        }
     }
 }

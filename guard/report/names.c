@@ -46,6 +46,7 @@ static const char *const families[] = {
     [MOAT_FAMILY_NEW_ARRAY_ALIGNED] = "new[]-aligned",
     [MOAT_FAMILY_POOL] = "pool",
     [MOAT_FAMILY_ARENA] = "arena",
+    [MOAT_FAMILY_GUARDED] = "guarded",
 };
 COVERS(families, MOAT_FAMILY_COUNT);
 

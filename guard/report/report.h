@@ -40,18 +40,18 @@ struct moat_frame {
 
 struct moat_stack {
     uint16_t frame_count;
-    uint8_t incomplete; /* the stack went on, but could not be followed or kept */
+    uint8_t incomplete;                              /* the stack went on, but could not be followed or kept */
     struct moat_frame frames[MOAT_STACK_FRAMES_MAX]; /* innermost first */
 };
 
 enum moat_report_type {
     MOAT_REPORT_FINDING = 1,
-    MOAT_REPORT_CHECK_IN,  /* a process runs under Moat; sent once from its start */
-    MOAT_REPORT_EXEC,      /* a process is about to execute `note` (path); `value[0]`: pid it will have; another one than `pid`
+    MOAT_REPORT_CHECK_IN, /* a process runs under Moat; sent once from its start */
+    MOAT_REPORT_EXEC, /* a process is about to execute `note` (path); `value[0]`: pid it will have; another one than `pid`
                               has been started already, so that its check-in may come before this record */
-    MOAT_REPORT_EXEC_GONE, /* that exec failed */
-    MOAT_REPORT_SUMMARY,   /* once at the end of a process: what was found and what could not be checked */
-    MOAT_REPORT_NOTE,      /* one line for the user: `note` */
+    MOAT_REPORT_EXEC_GONE,  /* that exec failed */
+    MOAT_REPORT_SUMMARY,    /* once at the end of a process: what was found and what could not be checked */
+    MOAT_REPORT_NOTE,       /* one line for the user: `note` */
     MOAT_REPORT_NOT_COVERED /* made by `moat run`: `program` never came under Moat; `note` says why */
 };
 
@@ -65,10 +65,17 @@ struct moat_summary {
     uint64_t leak_groups, leak_definite_blocks, leak_definite_bytes, leak_indirect_blocks, leak_indirect_bytes;
     uint64_t live_blocks, live_bytes; /* at the end */
     uint64_t allocations;             /* made in all */
-    uint8_t leak_outcome;             /* enum moat_leak_outcome; the reason for COULD_NOT_RUN is in the report's `note` */
+    uint8_t leak_outcome; /* enum moat_leak_outcome; the reason for COULD_NOT_RUN is in the report's `note` */
 };
 
-enum moat_report_stack { MOAT_STACK_FOUND, MOAT_STACK_ALLOCATED, MOAT_STACK_FREED, MOAT_STACK_BEFORE, MOAT_STACK_AFTER, MOAT_STACK_COUNT };
+enum moat_report_stack {
+    MOAT_STACK_FOUND,
+    MOAT_STACK_ALLOCATED,
+    MOAT_STACK_FREED,
+    MOAT_STACK_BEFORE,
+    MOAT_STACK_AFTER,
+    MOAT_STACK_COUNT
+};
 /* BEFORE and AFTER are the allocation stacks of finding.neighbour[0] and [1]. */
 
 struct moat_report {
@@ -82,7 +89,8 @@ struct moat_report {
     char program[MOAT_PATH_BYTES];    /* path of the executable */
     char command[MOAT_COMMAND_BYTES]; /* arguments joined by single blanks, cut with "..." */
     char note[MOAT_NOTE_BYTES];
-    char place_name[MOAT_PATH_BYTES]; /* what finding.address lies in, where known: "stack of thread 1", "/usr/lib/libz.so" */
+    char place_name
+        [MOAT_PATH_BYTES]; /* what finding.address lies in, where known: "stack of thread 1", "/usr/lib/libz.so" */
     struct moat_finding finding;
     struct moat_summary summary;
     struct moat_stack stacks[MOAT_STACK_COUNT];
@@ -101,10 +109,10 @@ struct moat_sink {
 
 /* A frame's place in the source. A pc has more than one where calls were inlined: innermost first. */
 struct moat_location {
-    const char *function; /* NULL unknown; demangled where the symboliser can */
-    const char *file;     /* NULL unknown */
-    uint32_t line;        /* 0 unknown */
-    bool inlined;         /* this function was inlined into the next location's */
+    const char *function;     /* NULL unknown; demangled where the symboliser can */
+    const char *file;         /* NULL unknown */
+    uint32_t line;            /* 0 unknown */
+    bool inlined;             /* this function was inlined into the next location's */
     uint64_t function_offset; /* of the pc from the function's start; shown where there is no line; 0 unknown */
 };
 
@@ -122,10 +130,12 @@ struct moat_symboliser {
 
 /* Renders one report as text for a human. `colour`: ANSI colours. Unknown values never stop it: what is absent is left out.
  * Cost: under 8 KiB of stack. Context: any; does not allocate. */
-void moat_report_text(const struct moat_report *report, const struct moat_symboliser *symboliser, bool colour, struct moat_sink sink);
+void moat_report_text(const struct moat_report *report, const struct moat_symboliser *symboliser, bool colour,
+                      struct moat_sink sink);
 
 /* Renders one report as one line of JSON (schema 1), the newline included. */
-void moat_report_json(const struct moat_report *report, const struct moat_symboliser *symboliser, struct moat_sink sink);
+void moat_report_json(const struct moat_report *report, const struct moat_symboliser *symboliser,
+                      struct moat_sink sink);
 
 /* Stable names: "heap-buffer-overflow", "free", "live", "malloc", "definite". "?" for values out of range. */
 const char *moat_kind_name(unsigned kind);
@@ -138,8 +148,8 @@ unsigned moat_kind_of_name(const char *name);
 
 /* ---- spool (spool.c) ----------------------------------------------------------------------------------------------- */
 
-/* Writes a report in its compact form: a checksummed, length-prefixed record that `moat_report_decode` reads back. Only what is used is
- * written (frames, modules, strings).
+/* Writes a report in its compact form: a checksummed, length-prefixed record that `moat_report_decode` reads back. Only
+ * what is used is written (frames, modules, strings).
  * Takes:   room of `most` bytes.
  * Gives:   the record's length, or 0 when it did not fit; MOAT_RECORD_BYTES_MAX always fits. */
 size_t moat_report_encode(const struct moat_report *report, unsigned char *record, size_t most);
@@ -163,6 +173,7 @@ enum moat_decode_result {
     MOAT_DECODE_DAMAGED, /* not a record or damaged: *used_bytes may be skipped to look for the next */
 };
 /* Reads one record; trusts nothing in it. */
-enum moat_decode_result moat_report_decode(const unsigned char *bytes, size_t length, struct moat_report *report, size_t *used_bytes);
+enum moat_decode_result moat_report_decode(const unsigned char *bytes, size_t length, struct moat_report *report,
+                                           size_t *used_bytes);
 
 #endif

@@ -174,6 +174,8 @@ static void pass_finding(struct stream *stream, struct moat_finding *finding) {
     pass_u64(stream, &finding->leak_indirect_blocks);
     pass_u64(stream, &finding->leak_indirect_bytes);
     pass_dump(stream, &finding->dump);
+    pass_string(stream, finding->owner, sizeof finding->owner);
+    pass_string(stream, finding->asked, sizeof finding->asked);
     pass_string(stream, finding->rule, sizeof finding->rule);
 }
 

@@ -14,9 +14,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define POLL_FIRST_NS          200000L /* how long the reader usually takes for a small report */
-#define POLL_MOST_NS           5000000L
-#define NS_PER_MS              1000000L
+#define POLL_FIRST_NS 200000L /* how long the reader usually takes for a small report */
+#define POLL_MOST_NS 5000000L
+#define NS_PER_MS 1000000L
 #define FILE_SIZE_MARGIN_BYTES (1u << 20) /* others may append between our look at the size and our write */
 
 static long read_at_start(long fd, unsigned char *fields) {

@@ -24,19 +24,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MOAT_SPOOL_MAGIC        "MOATSPL1"
-#define MOAT_SPOOL_MAGIC_BYTES  8u
-#define MOAT_SPOOL_VERSION      1u
+#define MOAT_SPOOL_MAGIC "MOATSPL1"
+#define MOAT_SPOOL_MAGIC_BYTES 8u
+#define MOAT_SPOOL_VERSION 1u
 #define MOAT_SPOOL_HEADER_BYTES 4096u
-#define MOAT_SPOOL_VERSION_AT   8u
-#define MOAT_SPOOL_OPEN_AT      12u
-#define MOAT_SPOOL_LOCKED_AT    13u
-#define MOAT_SPOOL_TAKEN_AT     16u
-#define MOAT_SPOOL_SEEN_AT      24u
-#define MOAT_SPOOL_READER_AT    32u
+#define MOAT_SPOOL_VERSION_AT 8u
+#define MOAT_SPOOL_OPEN_AT 12u
+#define MOAT_SPOOL_LOCKED_AT 13u
+#define MOAT_SPOOL_TAKEN_AT 16u
+#define MOAT_SPOOL_SEEN_AT 24u
+#define MOAT_SPOOL_READER_AT 32u
 #define MOAT_SPOOL_FIELDS_BYTES 40u /* all fields lie in the header's first bytes */
 
-#define MOAT_SPOOL_SEEN_WAIT_MS  2000
+#define MOAT_SPOOL_SEEN_WAIT_MS 2000
 #define MOAT_SPOOL_TAKEN_WAIT_MS 60000
 
 /* Appends a record to the spool.

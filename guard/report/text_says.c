@@ -37,6 +37,7 @@ static const char *allocating_call(unsigned family) {
         [MOAT_FAMILY_NEW_ARRAY_ALIGNED] = "operator new[](std::align_val_t)",
         [MOAT_FAMILY_POOL] = "a pool",
         [MOAT_FAMILY_ARENA] = "an arena",
+        [MOAT_FAMILY_GUARDED] = "a guarded allocator",
     };
     return family < MOAT_FAMILY_COUNT ? calls[family] : "an unknown call";
 }
@@ -51,6 +52,7 @@ static const char *freeing_call(const struct moat_finding *finding) {
         [MOAT_FAMILY_NEW_ARRAY_ALIGNED] = "operator delete[](std::align_val_t)",
         [MOAT_FAMILY_POOL] = "the pool's free",
         [MOAT_FAMILY_ARENA] = "the arena's free",
+        [MOAT_FAMILY_GUARDED] = "a guarded allocator's free",
     };
     if (finding->when == MOAT_WHEN_REALLOC) {
         return "realloc";
@@ -236,8 +238,27 @@ static void say_wrong_claim(struct moat_out *out, const struct moat_report *repo
     moat_out_text(out, ".\n");
 }
 
+/* A block that was given to another allocator than its own, or that its own does not take back by itself. */
+static void say_wrong_owner(struct moat_out *out, const struct moat_report *report) {
+    const struct moat_finding *finding = &report->finding;
+    say_block(out, &finding->block, "");
+    moat_out_text(out, " of ");
+    moat_out_clean_text(out, finding->owner);
+    if (finding->argument == MOAT_ARGUMENT_NOT_SINGLY) {
+        moat_out_text(out, " was freed by itself; it goes when the whole is rewound, reset or closed.\n");
+        return;
+    }
+    moat_out_text(out, " was freed to ");
+    moat_out_clean_text(out, finding->asked);
+    moat_out_text(out, ".\n");
+}
+
 static void say_mismatch(struct moat_out *out, const struct moat_report *report) {
     const struct moat_finding *finding = &report->finding;
+    if (finding->argument == MOAT_ARGUMENT_OTHER_OWNER || finding->argument == MOAT_ARGUMENT_NOT_SINGLY) {
+        say_wrong_owner(out, report);
+        return;
+    }
     if (finding->argument != MOAT_ARGUMENT_NONE) {
         say_wrong_claim(out, report);
         return;
@@ -314,7 +335,9 @@ static void say_out_of_memory(struct moat_out *out, const struct moat_report *re
     moat_out_text(out, finding->when == MOAT_WHEN_REALLOC ? "realloc" : allocating_call(finding->caller_family));
     moat_out_text(out, " was asked for ");
     say_size(out, report, finding->argument_value[0]);
-    moat_out_text(out, " and there is no memory left for that.\n");
+    moat_out_text(out, finding->argument == MOAT_ARGUMENT_INJECTED
+                           ? " and was told that there is none, as the options asked for.\n"
+                           : " and there is no memory left for that.\n");
 }
 
 static void say_interrupt(struct moat_out *out, const struct moat_report *report) {

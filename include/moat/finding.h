@@ -50,6 +50,7 @@ enum moat_family {
     MOAT_FAMILY_NEW_ARRAY_ALIGNED,
     MOAT_FAMILY_POOL,
     MOAT_FAMILY_ARENA,
+    MOAT_FAMILY_GUARDED, /* an allocator of the program's own, under a guard */
     MOAT_FAMILY_COUNT
 };
 
@@ -93,6 +94,9 @@ enum moat_argument {
     MOAT_ARGUMENT_OVERLAP,        /* memcpy of overlapping ranges */
     MOAT_ARGUMENT_SIZED_DELETE,   /* sized free whose size is not the block's */
     MOAT_ARGUMENT_ALIGNED_DELETE, /* aligned free whose alignment is not the block's */
+    MOAT_ARGUMENT_OTHER_OWNER,    /* freed to another allocator than the one it came from: `owner` and `asked` name them */
+    MOAT_ARGUMENT_NOT_SINGLY,     /* an arena's block freed by itself */
+    MOAT_ARGUMENT_INJECTED,       /* a failure that the options asked for: the program was told that memory is out */
     MOAT_ARGUMENT_COUNT
 };
 
@@ -122,6 +126,8 @@ struct moat_dump {
     unsigned char bytes[MOAT_DUMP_BYTES];    /* as found */
     unsigned char expected[MOAT_DUMP_BYTES]; /* what was there before, where bad */
 };
+
+#define MOAT_OWNER_BYTES 32
 
 struct moat_finding {
     uint8_t kind;          /* enum moat_kind */
@@ -162,6 +168,10 @@ struct moat_finding {
     uint64_t leak_indirect_bytes;
 
     struct moat_dump dump;
+    /* Who the block belongs to and who was asked to free it, where allocators were mixed up: names given to guarded
+     * allocators, "the heap" for malloc's; NUL-terminated, empty where it does not apply. */
+    char owner[MOAT_OWNER_BYTES];
+    char asked[MOAT_OWNER_BYTES];
     char rule[48]; /* MOAT_CORRUPTED_METADATA: which invariant broke; NUL-terminated */
 };
 
