@@ -26,7 +26,8 @@ struct moat_start {
 
 /* Starts the program. Gives 0, or the exit status for its failure after a complaint. */
 int moat_child_start(struct moat_child *child, const struct moat_start *start);
-/* Waits until a signal comes, `notify_fd` (if not -1) is readable, or the time is up; forwards signals and notes the end. */
+/* Waits until a signal comes, `notify_fd` (if not -1) is readable, or the time is up; forwards signals and notes the
+ * end. */
 void moat_child_wait(struct moat_child *child, int notify_fd, int timeout_ms);
 /* Ends this process by the signal that ended the program, without a second core file. Gives a status if that fails. */
 int moat_child_follow(const struct moat_child *child);

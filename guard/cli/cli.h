@@ -46,7 +46,8 @@ enum moat_cover {
 int moat_target_find(const char *name, char path[PATH_MAX]);
 /* What will happen to a preloaded library in that program; a script is followed to its interpreter. */
 enum moat_cover moat_target_cover(const char *path, const char *library_path);
-/* Whether a file that the kernel does not know how to execute looks like a script, rather than damaged or foreign code. */
+/* Whether a file that the kernel does not know how to execute looks like a script, rather than damaged or foreign
+ * code. */
 bool moat_target_is_text(const char *path);
 /* As words in parentheses: "statically linked". */
 const char *moat_cover_reason(enum moat_cover cover);
@@ -66,7 +67,8 @@ struct moat_spool {
 
 /* Makes the private directory and the file. False after a complaint. */
 bool moat_spool_create(struct moat_spool *spool);
-/* Hands every complete record to `take`, in order. `last`: what is incomplete now will never be complete. Gives: how many. */
+/* Hands every complete record to `take`, in order. `last`: what is incomplete now will never be complete.
+ * Gives:   how many. */
 size_t moat_spool_drain(struct moat_spool *spool, bool last,
                         void (*take)(void *context, const struct moat_report *report), void *context);
 /* Says that nobody reads any more, reads what came until then, and removes the file and its directory. */
@@ -85,7 +87,7 @@ void moat_processes_exec_gone(struct moat_processes *processes, int64_t pid);
 bool moat_processes_checked_in(const struct moat_processes *processes, int64_t pid);
 /* Whether it reported an exec that no check-in followed. */
 bool moat_processes_executing(const struct moat_processes *processes, int64_t pid);
-/* Visits every process whose latest exec was not followed by a check-in; each path once for the started one, once for others. */
+/* Visits every process whose latest exec was not followed by a check-in; each path once. */
 void moat_processes_missing(struct moat_processes *processes,
                             void (*visit)(void *context, int64_t pid, const char *path), void *context);
 /* Whether some missing process still runs and may yet check in. */

@@ -72,7 +72,8 @@ static bool read_pair(struct run *run, const char *key, const char *value) {
     return understood;
 }
 
-/* The value of an option that takes one: behind `=` or in the next word. NULL: it is not this option. A missing value is "". */
+/* The value of an option that takes one: behind `=` or in the next word. NULL: it is not this option. A missing value
+ * is "". */
 static const char *value_of(const char *name, char **arguments, int *index) {
     const char *word = arguments[*index];
     size_t length = strlen(name);
@@ -353,8 +354,8 @@ static int run_and_watch(struct run *run) {
     return status != 0 ? status : status_of(run);
 }
 
-/* A descriptor 0 to 2 that is closed would be given to the next file opened, and reports would go there. The program still gets
- * it closed. */
+/* A descriptor 0 to 2 that is closed would be given to the next file opened, and reports would go there. The program
+ * still gets it closed. */
 static void fill_standard_descriptors(void) {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
         if (fcntl(fd, F_GETFD) < 0) {

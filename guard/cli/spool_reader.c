@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #define CHUNK_BYTES (4u * MOAT_RECORD_BYTES_MAX)
-/* The directory's name cannot be listed by others, only passed through by who knows the file's random name; so a program that
- * changed its user id can still append, and a stranger cannot. */
+/* The directory's name cannot be listed by others, only passed through by who knows the file's random name; so a
+ * program that changed its user id can still append, and a stranger cannot. */
 #define DIRECTORY_MODE 0711
 #define FILE_MODE 0666
 

@@ -1,9 +1,9 @@
 /* Names frames from DWARF and symbol tables, through elfutils' libdw.
  * May include: guard/cli/cli.h, elfutils and the C library.
  *
- * A module's file is used only when its build id is the one that the process had loaded: a rebuilt program would give wrong
- * lines. Separate debug information is found below /usr/lib/debug; nothing is fetched from the network. What was found for an
- * address is kept, since stacks share most of their frames. */
+ * A module's file is used only when its build id is the one that the process had loaded: a rebuilt program would give
+ * wrong lines. Separate debug information is found below /usr/lib/debug; nothing is fetched from the network. What was
+ * found for an address is kept, since stacks share most of their frames. */
 #include "guard/cli/cli.h"
 
 #include <dwarf.h>
@@ -112,8 +112,8 @@ static void list_units(struct known_module *known) {
     }
 }
 
-/* The unit of an address in the session's terms. Clang writes no table of units' addresses, so without an answer from it every
- * unit is asked. */
+/* The unit of an address in the session's terms. Clang writes no table of units' addresses, so without an answer from
+ * it every unit is asked. */
 static Dwarf_Die *unit_of(struct known_module *known, Dwarf_Addr address, Dwarf_Addr *bias) {
     Dwarf_Die *unit = dwfl_module_addrdie(known->module, address, bias);
     if (unit != NULL || dwfl_module_getdwarf(known->module, bias) == NULL) {
@@ -184,7 +184,8 @@ static const char *shown_file(const struct symbols *symbols, Dwarf_Die *unit, co
 
 /* ---- an address's locations ---- */
 
-/* Where a piece of code is: file and line of an instruction, or of the call that was replaced by what is inlined there. */
+/* Where a piece of code is: file and line of an instruction, or of the call that was replaced by what is inlined there.
+ */
 struct spot {
     const char *file;
     uint32_t line;
@@ -219,8 +220,9 @@ static struct spot spot_of_call(const struct symbols *symbols, Dwarf_Die *unit, 
     return spot;
 }
 
-/* The entries that physically contain an address, innermost first; the caller frees them. dwarf_getscopes() answers with lexical
- * scopes, in which an inlined function's parents are those of its definition, so the innermost one's own parents are asked for. */
+/* The entries that physically contain an address, innermost first; the caller frees them. dwarf_getscopes() answers
+ * with lexical scopes, in which an inlined function's parents are those of its definition, so the innermost one's own
+ * parents are asked for. */
 static int scopes_of(Dwarf_Die *functions, Dwarf_Addr address, Dwarf_Die **scopes) {
     Dwarf_Die *lexical = NULL;
     int count = dwarf_getscopes(functions, address, &lexical);

@@ -75,8 +75,8 @@ static bool read_head(const char *path, struct head *head, int *fd) {
     return true;
 }
 
-/* Whether a program of this class and machine has an interpreter, which is what loads a preloaded library. Both layouts are
- * read by their own structs, which differ in more than width. */
+/* Whether a program of this class and machine has an interpreter, which is what loads a preloaded library. Both layouts
+ * are read by their own structs, which differ in more than width. */
 static bool has_interpreter(int fd, const struct head *head) {
     bool wide = head->bytes[EI_CLASS] == ELFCLASS64;
     Elf64_Ehdr header64;

@@ -24,9 +24,9 @@ const struct moat_option_info moat_option_table[MOAT_OPTION_COUNT] = {
 
 _Static_assert(MOAT_OPTION_COUNT <= 64, "struct moat_options keeps one bit per option in a uint64_t");
 
-#define NAME_BYTES_MAX  32 /* no key is longer; also bounds the edit distance's table */
+#define NAME_BYTES_MAX 32  /* no key is longer; also bounds the edit distance's table */
 #define SHOWN_BYTES_MAX 48 /* this much of a user's own text is repeated in an error line */
-#define NEAR_EDITS_MAX  4  /* further away, a suggestion would only confuse */
+#define NEAR_EDITS_MAX 4   /* further away, a suggestion would only confuse */
 
 /* ---- an error line, built without stdio ---- */
 
@@ -45,9 +45,7 @@ static void line_bytes(struct line *line, const char *bytes, size_t count) {
     line->text[line->used_bytes] = '\0';
 }
 
-static void line_text(struct line *line, const char *text) {
-    line_bytes(line, text, strlen(text));
-}
+static void line_text(struct line *line, const char *text) { line_bytes(line, text, strlen(text)); }
 
 static void line_number(struct line *line, uint64_t value, const char *unit) {
     char room[MOAT_OPTION_NUMBER_BYTES];
@@ -109,9 +107,7 @@ bool moat_option_word(const char *words, uint64_t index, char *room, size_t room
 
 /* ---- the nearest key ---- */
 
-static size_t least_of(size_t one, size_t two) {
-    return one < two ? one : two;
-}
+static size_t least_of(size_t one, size_t two) { return one < two ? one : two; }
 
 /* How many single-byte changes lead from `key` to `name` (Levenshtein), by rows. */
 static size_t edit_distance(const char *key, size_t key_length, const char *name) {

@@ -14,7 +14,7 @@
 /* One member per option, under the option's own name: numbers are uint64_t, choices the index of the chosen word. */
 struct moat_options {
 #define MOAT_OPTION_NUMBER(name, ...) uint64_t name;
-#define MOAT_OPTION_BOOL(name, ...)   bool name;
+#define MOAT_OPTION_BOOL(name, ...) bool name;
 #define MOAT_OPTION_CHOICE(name, ...) uint8_t name;
 #define MOAT_OPTION_STRING(name, ...) const char *name;
 #include "guard/option/option.def"
@@ -28,7 +28,7 @@ struct moat_options {
 /* MOAT_OPTION_ID_exitcode and so on, in the table's order. */
 enum moat_option_id {
 #define MOAT_OPTION_NUMBER(name, ...) MOAT_OPTION_ID_##name,
-#define MOAT_OPTION_BOOL(name, ...)   MOAT_OPTION_ID_##name,
+#define MOAT_OPTION_BOOL(name, ...) MOAT_OPTION_ID_##name,
 #define MOAT_OPTION_CHOICE(name, ...) MOAT_OPTION_ID_##name,
 #define MOAT_OPTION_STRING(name, ...) MOAT_OPTION_ID_##name,
 #include "guard/option/option.def"
@@ -79,11 +79,13 @@ void moat_options_default(struct moat_options *options);
 
 /* Reads "key=value:key=value" over what `options` holds; the last of two equal keys wins. In a string value "\:" stands
  * for a colon and "\\" for a backslash. Empty parts are skipped. Bools take 0, 1, no, yes, off, on, false, true;
- * numbers are decimal or 0x... Takes:   options set by moat_options_default; text, zeroed before its first use, which
- * keeps the strings; given, may be NULL; error, room of MOAT_OPTION_ERROR_BYTES. Gives:   true when all of it was
- * understood. Fails:   false at the first part that was not, with one line in `error` (without a newline) that names
- * it, what it may be, and for an unknown key the nearest known one. The parts before it were set. Owns:    string
- * options point into `text`, which must live as long as they are used. */
+ * numbers are decimal or 0x...
+ * Takes:   options set by moat_options_default; text, zeroed before its first use, which keeps the strings; given, may
+ *          be NULL; error, room of MOAT_OPTION_ERROR_BYTES.
+ * Gives:   true when all of it was understood.
+ * Fails:   false at the first part that was not, with one line in `error` (without a newline) that names it, what it
+ *          may be, and for an unknown key the nearest known one. The parts before it were set.
+ * Owns:    string options point into `text`, which must live as long as they are used. */
 bool moat_options_parse(struct moat_options *options, struct moat_option_text *text, const char *given, char *error);
 
 /* Whether the option was given rather than left at its default. */
@@ -92,7 +94,8 @@ static inline bool moat_option_is_set(const struct moat_options *options, enum m
 }
 
 /* Writes a number as the parser would read it, with a K, M or G when the unit is bytes and nothing is lost by it.
- * Takes:   room of MOAT_OPTION_NUMBER_BYTES. Gives: `room`. */
+ * Takes:   room of MOAT_OPTION_NUMBER_BYTES.
+ * Gives:   `room`. */
 const char *moat_option_number_text(uint64_t value, const char *unit, char *room);
 
 /* Copies word number `index` of "a|b|c"; false when it has fewer or the word does not fit. */

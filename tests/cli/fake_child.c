@@ -1,9 +1,9 @@
 /* A program that reports to the spool by itself, as the preload library would, so that `moat run` is tested alone.
  * May include: guard/report, guard/option and the C library.
  *
- * Its arguments are actions, done in order: check-in, overflow, leak, possible, summary, leaky-summary, unchecked-summary,
- * note=TEXT, exec-note=PATH, exec-gone, exec=PATH, print=TEXT, exit=N, kill=SIGNAL, sleep=MS, fork, pid, junk, flood=N,
- * untaken (succeeds when nobody takes a report). */
+ * Its arguments are actions, done in order: check-in, overflow, leak, possible, summary, leaky-summary,
+ * unchecked-summary, note=TEXT, exec-note=PATH, exec-gone, exec=PATH, print=TEXT, exit=N, kill=SIGNAL, sleep=MS, fork,
+ * pid, junk, flood=N, untaken (succeeds when nobody takes a report). */
 #define _GNU_SOURCE
 #include "guard/option/option.h"
 #include "guard/report/report.h"

@@ -1,6 +1,5 @@
-/* Portable tests of the JSON renderer: a whole object to the letter, strings of any bytes, and a reader of JSON's grammar over
- * random reports.
- * May include: tests/test.h, tests/unit/report_sample.h, guard/report, string.h. */
+/* Portable tests of the JSON renderer: a whole object to the letter, strings of any bytes, and a reader of JSON's
+ * grammar over random reports. May include: tests/test.h, tests/unit/report_sample.h, guard/report, string.h. */
 #include "guard/report/report.h"
 #include "tests/test.h"
 #include "tests/unit/report_sample.h"

@@ -75,6 +75,8 @@ static inline void sample_finding(uint64_t *state, struct moat_finding *finding)
         dump->bytes[i] = (unsigned char)(sample_next(state) & (sample_below(state, 2) != 0 ? 0x7f : 0xff));
         dump->expected[i] = (unsigned char)sample_next(state);
     }
+    sample_string(state, finding->owner, sizeof finding->owner);
+    sample_string(state, finding->asked, sizeof finding->asked);
     sample_string(state, finding->rule, sizeof finding->rule);
 }
 

@@ -283,6 +283,13 @@ MOAT_TEST(text, sentences_of_mismatches) {
     check_says("a 24-byte block was freed as one of 32 bytes.");
     report.finding.argument = MOAT_ARGUMENT_ALIGNED_DELETE;
     check_says("a 24-byte block was freed as one aligned to 32, which it is not.");
+    report.finding.argument = MOAT_ARGUMENT_OTHER_OWNER;
+    strcpy(report.finding.owner, "pool \"nodes\"");
+    strcpy(report.finding.asked, "the heap");
+    check_says("a 24-byte block of pool \"nodes\" was freed to the heap.");
+    report.finding.argument = MOAT_ARGUMENT_NOT_SINGLY;
+    check_says("a 24-byte block of pool \"nodes\" was freed by itself; it goes when the whole is rewound, reset or "
+               "closed.");
 }
 
 MOAT_TEST(text, sentences_of_arguments) {
