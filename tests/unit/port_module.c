@@ -156,35 +156,41 @@ MOAT_TEST(port_module, makes_relative_paths_absolute) {
     run(command);
 }
 
-static void *look_up_all(void *unused) {
-    size_t count = 0;
-    for (int i = 0; i < 200; i++)
-        dl_iterate_phdr(check_against_loader, &count);
-    return unused;
-}
+enum { MEETING_THREADS = 2, MEETING_MODULES = 8 };
 
-static int index_of_first(struct dl_phdr_info *info, size_t size, void *sum) {
+static uintptr_t meeting_place[MEETING_MODULES];
+static size_t meeting_places;
+
+static int note_place(struct dl_phdr_info *info, size_t size, void *unused) {
     (void)size;
-    *(size_t *)sum += moat_module_of(info->dlpi_addr + info->dlpi_phdr[0].p_vaddr);
+    (void)unused;
+    if (meeting_places < MEETING_MODULES)
+        meeting_place[meeting_places++] = info->dlpi_addr + info->dlpi_phdr[0].p_vaddr;
     return 0;
 }
 
-static void *look_up_fast(void *barrier) {
-    size_t sum = 0;
-    pthread_barrier_wait(barrier);
-    dl_iterate_phdr(index_of_first, &sum);
-    return (void *)sum;
+static void *look_up_together(void *counter) {
+    _Atomic size_t *arrived = counter;
+    static _Thread_local uint16_t index[MEETING_MODULES];
+    size_t digest = 0;
+    for (size_t i = 0; i < meeting_places; i++) {
+        ++*arrived;
+        while (*arrived < (i + 1) * MEETING_THREADS) { /* spinning, to meet as closely as can be */
+        }
+        index[i] = moat_module_of(meeting_place[i]);
+        digest = digest * 4099 + index[i];
+    }
+    return (void *)digest;
 }
 
 MOAT_TEST(port_module, threads_that_meet_a_module_together_agree) {
-    pthread_t thread[8];
-    pthread_barrier_t barrier;
+    pthread_t thread[MEETING_THREADS];
+    _Atomic size_t arrived = 0;
     void *first = NULL, *result;
-    (void)look_up_all;
-    pthread_barrier_init(&barrier, NULL, 8);
-    for (int i = 0; i < 8; i++)
-        CHECK(pthread_create(&thread[i], NULL, look_up_fast, &barrier) == 0);
-    for (int i = 0; i < 8; i++) {
+    dl_iterate_phdr(note_place, NULL);
+    for (int i = 0; i < MEETING_THREADS; i++)
+        CHECK(pthread_create(&thread[i], NULL, look_up_together, &arrived) == 0);
+    for (int i = 0; i < MEETING_THREADS; i++) {
         CHECK(pthread_join(thread[i], &result) == 0);
         if (i == 0)
             first = result;
@@ -270,6 +276,9 @@ MOAT_TEST(port_symtab, believes_only_the_file_that_was_loaded) {
     moat_module_get(moat_module_of((uintptr_t)dlsym(RTLD_DEFAULT, "qsort")), &module);
     CHECK(moat_symtab_name_data((uintptr_t)dlsym(RTLD_DEFAULT, "qsort"), &module, name, sizeof name) != 0);
     CHECK_TEXT(name, "qsort");
+    module.build_id[MOAT_BUILD_ID_BYTES - 1] ^= 1; /* rebuilt since: the names would be wrong */
+    CHECK_EQ(moat_symtab_name_data((uintptr_t)dlsym(RTLD_DEFAULT, "qsort"), &module, name, sizeof name), 0u);
+    module.build_id[MOAT_BUILD_ID_BYTES - 1] ^= 1;
     strcpy(module.path, path); /* another file has taken libc's name */
     CHECK_EQ(moat_symtab_name_data((uintptr_t)dlsym(RTLD_DEFAULT, "qsort"), &module, name, sizeof name), 0u);
     strcpy(module.path, "/tmp");

@@ -10,11 +10,15 @@
 #include <alloca.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* ---- the map --------------------------------------------------------------------------------------------------- */
@@ -187,6 +191,35 @@ MOAT_TEST(port_roots, shows_all_that_may_hold_pointers_and_nothing_else) {
         CHECK_EQ(seen.times[no[i]] * 1000 + no[i], no[i]);
 }
 
+/* Makes one system call fail, as a container's filter might. */
+static void forbid(int number, int error) {
+    struct sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+                                   BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 1),
+                                   BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+                                   BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+MOAT_TEST(port_roots, does_without_the_kernels_page_table) {
+    struct seen seen = {.in_order = true};
+    size_t page = moat_pages_size();
+    char name[] = "/tmp/moat-test-XXXXXX";
+    int file = mkstemp(name), local = 0;
+    CHECK(file >= 0 && unlink(name) == 0 && ftruncate(file, (off_t)(2 * page)) == 0);
+    unsigned char *shared = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    unsigned char *private = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t yes[] = {want(&seen, &a_global), want(&seen, &local), want(&seen, shared + page), want(&seen, private)};
+    size_t no = want(&seen, shared + 2 * page);
+    forbid(SYS_pread64, EPERM); /* pagemap opens, and cannot be read */
+    CHECK(moat_roots_each(see, &seen, NULL, 0));
+    CHECK(seen.in_order);
+    for (size_t i = 0; i < sizeof yes / sizeof yes[0]; i++)
+        CHECK_EQ(seen.times[yes[i]] * 1000 + yes[i], 1000 + yes[i]);
+    CHECK_EQ(seen.times[no], 0u);
+}
+
 MOAT_TEST(port_roots, survives_files_behind_their_end_and_huge_reservations) {
     struct seen seen = {.in_order = true};
     size_t page = moat_pages_size(), huge = (size_t)1 << 40;
@@ -235,7 +268,7 @@ MOAT_TEST(port_roots, counts_threads) {
     CHECK_EQ(moat_thread_count(), before);
 }
 
-MOAT_TEST(port_roots, reads_memory_only_as_far_as_there_is_some) {
+static void check_reading(void) {
     size_t page = moat_pages_size();
     unsigned char copy[4 * 4096],
         *start = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -258,4 +291,10 @@ MOAT_TEST(port_roots, reads_memory_only_as_far_as_there_is_some) {
     CHECK(!moat_memory_is_readable(0, 1));
     CHECK(!moat_memory_is_readable(UINTPTR_MAX, 1));
     CHECK_EQ(errno, 77);
+}
+
+MOAT_TEST(port_roots, reads_memory_only_as_far_as_there_is_some) {
+    check_reading();
+    forbid(SYS_process_vm_readv, EPERM);
+    check_reading();
 }
