@@ -22,7 +22,8 @@ struct want {
 struct place {
     uintptr_t free_block;
     uintptr_t free_size;
-    uintptr_t p; /* where the block goes inside the free one */
+    uint32_t bin; /* the free one's */
+    uintptr_t p;  /* where the block goes inside it */
     struct moat_extent extent;
 };
 
@@ -51,20 +52,28 @@ RARE void drop_list(struct moat_heap *heap, uint32_t bin, enum moat_rule rule, u
     moat_bin_drop(heap, bin, rule, block);
 }
 
-/* Proves a list's block and what follows it.
+/* Proves a bin's block and what follows it.
+ * Takes:   fitting, the size for which the bin is known to be the right one.
  * Gives:   its size; 0 when it is damaged, in which case it is out of the list, or the whole list is dropped. */
-ALWAYS_INLINE uintptr_t proved_candidate(struct moat_heap *heap, uint32_t bin, uintptr_t block, struct moat_extent *extent) {
+ALWAYS_INLINE uintptr_t proved_candidate(struct moat_heap *heap, uint32_t bin, uintptr_t block, uintptr_t fitting,
+                                         struct moat_extent *extent) {
     if (block % MOAT_BLOCK_ALIGN != 0 || !moat_region_find(heap, block, extent)) {
         drop_list(heap, bin, MOAT_RULE_INSIDE, block);
         return 0;
     }
     uintptr_t meta = moat_block_meta(heap->key, block);
-    enum moat_rule rule = moat_free_proved(heap, block, meta, *extent);
+    uintptr_t size = moat_block_size(meta);
+    enum moat_rule rule = moat_shape_proved(block, meta, *extent);
+    if (rule == MOAT_RULE_NONE && size != fitting && moat_bin_of(heap, size) != bin)
+        rule = MOAT_RULE_BIN;
+    if (rule == MOAT_RULE_NONE && !moat_next_answers(heap, block, *extent))
+        rule = MOAT_RULE_LINK_NEXT;
+    if (rule == MOAT_RULE_NONE && !moat_previous_answers(heap, block, bin, *extent))
+        rule = MOAT_RULE_LINK_PREVIOUS;
     if (rule != MOAT_RULE_NONE) {
         drop_list(heap, bin, rule, block);
         return 0;
     }
-    uintptr_t size = moat_block_size(meta);
     uintptr_t behind = block + size;
     uintptr_t behind_meta = moat_block_meta(heap->key, behind);
     rule = moat_follower_proved(behind_meta, behind, *extent, MOAT_BLOCK_BEFORE_FREE);
@@ -77,16 +86,18 @@ ALWAYS_INLINE uintptr_t proved_candidate(struct moat_heap *heap, uint32_t bin, u
     return size;
 }
 
-/* Tries a bin's block.
+/* Tries a bin's block; own_bin is the bin of the wanted size.
  * Gives:   true when the wanted block fits into it; *damaged says that it did not because the list had to be changed. */
-ALWAYS_INLINE bool try_block(struct moat_heap *heap, const struct want *want, uint32_t bin, uintptr_t block,
-                             struct place *place, bool *damaged) {
-    uintptr_t size = MOAT_PROVE ? proved_candidate(heap, bin, block, &place->extent)
+ALWAYS_INLINE bool try_block(struct moat_heap *heap, const struct want *want, uint32_t own_bin, uint32_t bin,
+                             uintptr_t block, struct place *place, bool *damaged) {
+    uintptr_t fitting = bin == own_bin ? want->size : 0;
+    uintptr_t size = MOAT_PROVE ? proved_candidate(heap, bin, block, fitting, &place->extent)
                                 : moat_block_size(moat_block_meta(heap->key, block));
     *damaged = size == 0;
     place->p = place_in(want, block, size);
     place->free_block = block;
     place->free_size = size;
+    place->bin = bin;
     return place->p != 0 && !*damaged;
 }
 
@@ -99,7 +110,7 @@ static bool search_slowly(struct moat_heap *heap, const struct want *want, uint3
         while (block != 0 && !damaged) {
             if (tries-- == 0)
                 return false;
-            if (try_block(heap, want, bin, block, place, &damaged))
+            if (try_block(heap, want, MOAT_BIN_NONE, bin, block, place, &damaged))
                 return true;
             if (!damaged)
                 block = *moat_block_next(block);
@@ -111,14 +122,15 @@ static bool search_slowly(struct moat_heap *heap, const struct want *want, uint3
 /* Finds a free block in constant time: the first of the bin of just this size if it is large enough, else the first of the
  * smallest bin whose blocks all are. */
 ALWAYS_INLINE bool search(struct moat_heap *heap, const struct want *want, struct place *place) {
-    uint32_t bin = moat_bin_next(heap, moat_bin_of(heap, want->size));
+    uint32_t own = moat_bin_of(heap, want->size);
+    uint32_t bin = moat_bin_next(heap, own);
     while (bin != MOAT_BIN_NONE) {
         bool damaged = false;
         uintptr_t block = moat_heap_heads(heap)[bin];
         if (block == 0) {
             drop_list(heap, bin, MOAT_RULE_BIN_MAP, (uintptr_t)heap);
         } else {
-            if (try_block(heap, want, bin, block, place, &damaged))
+            if (try_block(heap, want, own, bin, block, place, &damaged))
                 return true;
             if (!damaged) {
                 uint32_t sure = moat_bin_of(heap, want->worst);
@@ -161,13 +173,13 @@ ALWAYS_INLINE void *occupy(struct moat_heap *heap, const struct want *want, cons
         size = want->size;
     }
     if (gap != 0) {
-        moat_bin_replace(heap, place->free_block, place->free_size, place->free_block, gap, place->extent);
+        moat_bin_replace(heap, place->bin, place->free_block, place->free_block, gap, place->extent);
         if (cut)
             moat_bin_insert(heap, place->p + size, rest, place->extent);
     } else if (cut) {
-        moat_bin_replace(heap, place->free_block, place->free_size, place->p + size, rest, place->extent);
+        moat_bin_replace(heap, place->bin, place->free_block, place->p + size, rest, place->extent);
     } else {
-        moat_bin_remove(heap, place->free_block, place->free_size);
+        moat_bin_remove_from(heap, place->bin, place->free_block);
     }
     moat_block_set_meta(heap->key, place->p, size | (gap != 0 ? MOAT_BLOCK_BEFORE_FREE : 0));
     moat_heap_count_used(heap, size);
@@ -176,7 +188,7 @@ ALWAYS_INLINE void *occupy(struct moat_heap *heap, const struct want *want, cons
 }
 
 ALWAYS_INLINE void *take(struct moat_heap *heap, const struct want *want) {
-    struct place place = {0, 0, 0, {0, 0}};
+    struct place place = {0, 0, 0, 0, {0, 0}};
     if (!moat_geometry_whole(heap)) {
         moat_heap_note(heap, MOAT_RULE_CONTROL, (uintptr_t)heap);
         return NULL;

@@ -49,11 +49,11 @@ static inline bool moat_next_answers(struct moat_heap *heap, uintptr_t p, struct
            (next % MOAT_BLOCK_ALIGN == 0 && moat_region_find(heap, next, &extent) && *moat_block_previous(next) == p);
 }
 
-/* Whether the previous block in its list, or the list's head, points to a free block of a size. */
-static inline bool moat_previous_answers(struct moat_heap *heap, uintptr_t p, uintptr_t size, struct moat_extent extent) {
+/* Whether the previous block in its list, or the bin's head, points to a free block. */
+static inline bool moat_previous_answers(struct moat_heap *heap, uintptr_t p, uint32_t bin, struct moat_extent extent) {
     uintptr_t previous = *moat_block_previous(p);
     if (previous == 0)
-        return moat_heap_heads(heap)[moat_bin_of(heap, size)] == p;
+        return moat_heap_heads(heap)[bin] == p;
     return previous % MOAT_BLOCK_ALIGN == 0 && moat_region_find(heap, previous, &extent) && *moat_block_next(previous) == p;
 }
 
@@ -64,7 +64,8 @@ static inline enum moat_rule moat_free_proved(struct moat_heap *heap, uintptr_t 
         return rule;
     if (!moat_next_answers(heap, p, extent))
         return MOAT_RULE_LINK_NEXT;
-    return moat_previous_answers(heap, p, moat_block_size(meta), extent) ? MOAT_RULE_NONE : MOAT_RULE_LINK_PREVIOUS;
+    uint32_t bin = moat_bin_of(heap, moat_block_size(meta));
+    return moat_previous_answers(heap, p, bin, extent) ? MOAT_RULE_NONE : MOAT_RULE_LINK_PREVIOUS;
 }
 
 /* ---- changes ------------------------------------------------------------------------------------------------------- */
@@ -130,11 +131,10 @@ static inline void moat_bin_insert(struct moat_heap *heap, uintptr_t p, uintptr_
     moat_bin_insert_into(heap, moat_bin_of(heap, size), p, size, extent);
 }
 
-/* Puts a free block in the place of a proved one that it came from, be it what is left of it or what it has grown to. As
- * long as the bin stays the same, so does the place in the list. */
-static inline void moat_bin_replace(struct moat_heap *heap, uintptr_t old, uintptr_t old_size, uintptr_t p, uintptr_t size,
+/* Puts a free block in the place of a proved one, of a bin, that it came from, be it what is left of it or what it has grown
+ * to. As long as the bin stays the same, so does the place in the list. */
+static inline void moat_bin_replace(struct moat_heap *heap, uint32_t old_bin, uintptr_t old, uintptr_t p, uintptr_t size,
                                     struct moat_extent extent) {
-    uint32_t old_bin = moat_bin_of(heap, old_size);
     uint32_t bin = moat_bin_of(heap, size);
     if (bin != old_bin) {
         moat_bin_remove_from(heap, old_bin, old);

@@ -136,7 +136,9 @@ _Static_assert(sizeof(unsigned long) == sizeof(uintptr_t), "count-leading-zeros 
  * chosen so that s >> shift has k + 1 bits. */
 static inline uint32_t moat_bin_for(uint32_t bins_log2, uintptr_t size) {
     uintptr_t units = size / MOAT_BLOCK_ALIGN;
-    uint32_t shift = moat_log2(units | (uintptr_t)1 << bins_log2) - bins_log2;
+    if (units >> bins_log2 == 0)
+        return (uint32_t)units;
+    uint32_t shift = moat_log2(units) - bins_log2;
     return (shift << bins_log2) + (uint32_t)(units >> shift);
 }
 

@@ -4,6 +4,8 @@
  * All that is going to be touched is proved first, at hardening level 1 and 2, and only then is anything changed. */
 #include "bins.h"
 
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 /* A used block and its surroundings, proved. */
 struct used {
     uintptr_t meta;
@@ -16,7 +18,7 @@ static inline uintptr_t used_size(const struct used *used) {
     return moat_block_size(used->meta);
 }
 
-static inline enum moat_rule used_proved(struct moat_heap *heap, uintptr_t p, struct used *used) {
+ALWAYS_INLINE enum moat_rule used_proved(struct moat_heap *heap, uintptr_t p, struct used *used) {
     if (!moat_geometry_whole(heap))
         return MOAT_RULE_CONTROL;
     if (MOAT_PROVE && p % MOAT_BLOCK_ALIGN != 0)
@@ -83,10 +85,10 @@ bool moat_heap_free(struct moat_heap *heap, void *block) {
     if (before != 0) {
         if (joins_behind)
             moat_bin_remove(heap, used.behind, behind_size);
-        moat_bin_replace(heap, p - before, before, p - before, before + size + behind_size, used.extent);
+        moat_bin_replace(heap, moat_bin_of(heap, before), p - before, p - before, before + size + behind_size, used.extent);
         moat_block_erase(p);
     } else if (joins_behind) {
-        moat_bin_replace(heap, used.behind, behind_size, p, size + behind_size, used.extent);
+        moat_bin_replace(heap, moat_bin_of(heap, behind_size), used.behind, p, size + behind_size, used.extent);
     } else {
         moat_bin_insert(heap, p, size, used.extent);
     }

@@ -83,7 +83,7 @@ static size_t trim_tail(struct moat_heap *heap, struct moat_region *region, uint
         kept_end = round_up(end - excess, TRIM_BYTES);
     if (kept_end >= end)
         return 0;
-    moat_bin_replace(heap, p, size, p, kept_end - p, extent);
+    moat_bin_replace(heap, moat_bin_of(heap, size), p, p, kept_end - p, extent);
     heap->block_bytes -= end - kept_end;
     moat_block_set_meta(heap->key, kept_end, sentinel);
     moat_region_sign(heap, region, kept_end | MOAT_REGION_FROM_SOURCE, region->next);
