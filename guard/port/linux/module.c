@@ -35,21 +35,30 @@ struct moat_loaded_question {
     struct moat_loaded *loaded;
 };
 
+/* Measures a module by its program headers. Gives whether the address lies in one of its segments. */
+static bool moat_loaded_measure(struct moat_loaded *loaded, uintptr_t address) {
+    bool inside = false;
+    loaded->map_start = UINTPTR_MAX;
+    loaded->map_end = 0;
+    for (size_t i = 0; i < loaded->header_count; i++) {
+        const ElfW(Phdr) *header = &loaded->headers[i];
+        uintptr_t start = loaded->bias + header->p_vaddr, end = start + header->p_memsz;
+        if (header->p_type != PT_LOAD)
+            continue;
+        loaded->map_start = start < loaded->map_start ? start : loaded->map_start;
+        loaded->map_end = end > loaded->map_end ? end : loaded->map_end;
+        inside |= address >= start && address < end;
+    }
+    return inside;
+}
+
 static int moat_loaded_visit(struct dl_phdr_info *info, size_t size, void *context) {
     (void)size;
     struct moat_loaded_question *question = context;
-    struct moat_loaded found = {UINTPTR_MAX,     0, info->dlpi_addr, NULL, NULL, NULL, info->dlpi_name, info->dlpi_phdr,
-                                info->dlpi_phnum};
-    bool inside = false;
-    for (size_t i = 0; i < info->dlpi_phnum; i++) {
-        const ElfW(Phdr) *header = &info->dlpi_phdr[i];
-        uintptr_t start = info->dlpi_addr + header->p_vaddr, end = start + header->p_memsz;
-        if (header->p_type != PT_LOAD)
-            continue;
-        found.map_start = start < found.map_start ? start : found.map_start;
-        found.map_end = end > found.map_end ? end : found.map_end;
-        inside |= question->address >= start && question->address < end;
-    }
+    struct moat_loaded found = {.bias = info->dlpi_addr, .name = info->dlpi_name};
+    found.headers = info->dlpi_phdr;
+    found.header_count = info->dlpi_phnum;
+    bool inside = moat_loaded_measure(&found, question->address);
     if (inside)
         *question->loaded = found;
     return inside;
@@ -61,29 +70,75 @@ static bool moat_loaded_by_list(uintptr_t address, struct moat_loaded *loaded) {
     return dl_iterate_phdr(moat_loaded_visit, &question) == 1;
 }
 
+/* The program itself by what the kernel says of it, for fully static programs: there _dl_find_object allocates before it is
+ * ready to be called, so that our malloc must do without it. False for an address elsewhere. */
+static bool moat_loaded_by_kernel(uintptr_t address, struct moat_loaded *loaded) {
+    *loaded = (struct moat_loaded){.headers = (const void *)(uintptr_t)getauxval(AT_PHDR)};
+    loaded->header_count = loaded->headers ? (size_t)getauxval(AT_PHNUM) : 0;
+    for (size_t i = 0; i < loaded->header_count; i++) {
+        const ElfW(Phdr) *header = &loaded->headers[i];
+        if (header->p_type == PT_INTERP)
+            return false;
+        /* The headers follow the ELF header at the beginning of the file. */
+        if (header->p_type == PT_LOAD && header->p_offset == 0)
+            loaded->bias = (uintptr_t)loaded->headers - sizeof(ElfW(Ehdr)) - header->p_vaddr;
+    }
+    return moat_loaded_measure(loaded, address);
+}
+
+/* The whole program when it is static: when it has no loader and we are in it. */
+static void moat_module_find_static(uintptr_t *start, uintptr_t *end) {
+    struct moat_loaded loaded;
+    if (moat_loaded_by_kernel((uintptr_t)&moat_module_find_static, &loaded)) {
+        *start = loaded.map_start;
+        *end = loaded.map_end;
+    }
+}
+
+/* Whether a range, looked for once by `find`, holds an address. */
+static bool moat_module_range_holds(struct moat_module_range *range, void (*find)(uintptr_t *start, uintptr_t *end),
+                                    uintptr_t address) {
+    if (!atomic_load_explicit(&range->known, memory_order_acquire)) {
+        uintptr_t start = 0, end = 0;
+        find(&start, &end); /* the same for every thread that gets here */
+        atomic_store_explicit(&range->start, start, memory_order_relaxed);
+        atomic_store_explicit(&range->end, end, memory_order_relaxed);
+        atomic_store_explicit(&range->known, true, memory_order_release);
+    }
+    return address >= atomic_load_explicit(&range->start, memory_order_relaxed) &&
+           address < atomic_load_explicit(&range->end, memory_order_relaxed);
+}
+
 #ifdef DLFO_STRUCT_HAS_EH_DBASE
 #pragma weak _dl_find_object
 
-static bool moat_loaded_find(uintptr_t address, struct moat_loaded *loaded) {
+static bool moat_loaded_by_object(uintptr_t address, struct moat_loaded *loaded) {
     struct dl_find_object found;
     if (!&_dl_find_object)
         return moat_loaded_by_list(address, loaded);
     if (_dl_find_object((void *)address, &found) != 0)
         return false;
     const struct link_map *map = found.dlfo_link_map;
-    *loaded = (struct moat_loaded){(uintptr_t)found.dlfo_map_start,
-                                   (uintptr_t)found.dlfo_map_end,
-                                   map->l_addr,
-                                   map,
-                                   found.dlfo_eh_frame,
-                                   map->l_ld,
-                                   map->l_name,
-                                   NULL,
-                                   0};
+    *loaded = (struct moat_loaded){.map_start = (uintptr_t)found.dlfo_map_start,
+                                   .map_end = (uintptr_t)found.dlfo_map_end,
+                                   .bias = map->l_addr,
+                                   .link_map = map,
+                                   .eh_frame = found.dlfo_eh_frame,
+                                   .dynamic = map->l_ld,
+                                   .name = map->l_name};
     return true;
 }
-
+#else
+static bool moat_loaded_by_object(uintptr_t address, struct moat_loaded *loaded) {
+    return moat_loaded_by_list(address, loaded);
+}
 #endif
+
+static bool moat_loaded_find(uintptr_t address, struct moat_loaded *loaded) {
+    if (moat_module_range_holds(&own->program, moat_module_find_static, address))
+        return moat_loaded_by_kernel(address, loaded);
+    return moat_loaded_by_object(address, loaded);
+}
 
 /* What debuggers go by; its r_ldbase is where the loader is, also when the loader was started by hand. */
 #pragma weak _r_debug
@@ -363,19 +418,6 @@ static void moat_module_find_loader(uintptr_t *start, uintptr_t *end) {
         *start = loaded.map_start;
         *end = loaded.map_end;
     }
-}
-
-static bool moat_module_range_holds(struct moat_module_range *range, void (*find)(uintptr_t *start, uintptr_t *end),
-                                    uintptr_t pc) {
-    if (!atomic_load_explicit(&range->known, memory_order_acquire)) {
-        uintptr_t start = 0, end = 0;
-        find(&start, &end); /* the same for every thread that gets here */
-        atomic_store_explicit(&range->start, start, memory_order_relaxed);
-        atomic_store_explicit(&range->end, end, memory_order_relaxed);
-        atomic_store_explicit(&range->known, true, memory_order_release);
-    }
-    return pc >= atomic_load_explicit(&range->start, memory_order_relaxed) &&
-           pc < atomic_load_explicit(&range->end, memory_order_relaxed);
 }
 
 bool moat_module_is_own(uintptr_t pc) { return moat_module_range_holds(&own->own, moat_module_find_own, pc); }

@@ -62,6 +62,7 @@ struct moat_module_state {
     _Atomic uint32_t path_used;
     _Atomic size_t lost;
     struct moat_module_range own, loader;
+    struct moat_module_range program;             /* when it is fully static */
     _Atomic uint16_t bucket[MOAT_MODULE_BUCKETS]; /* index + 1 of the newest entry */
     struct moat_module_entry entry[MOAT_MODULES_MAX];
     char path[MOAT_MODULE_PATH_POOL];
