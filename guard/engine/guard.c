@@ -203,18 +203,28 @@ static struct moat_victim victim_of(struct moat_quarantine_entry entry) {
 size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain, struct moat_victim victims[MOAT_VICTIMS_MAX]) {
     size_t count = 0;
     for (unsigned step = 0; step < MOAT_POP_STEPS && count < MOAT_VICTIMS_MAX; step++) {
-        if (guard->near.count == 0 || !(drain || moat_quarantine_over(&guard->near, more_bytes))) {
+        size_t kept_count = !drain && more_bytes == 0; /* the newest may be over the budget by itself */
+        if (guard->near.count <= kept_count || !(drain || moat_quarantine_over(&guard->near, more_bytes))) {
             break;
         }
-        struct moat_quarantine_entry entry = moat_quarantine_pop(&guard->near);
+        struct moat_quarantine_entry entry = guard->near.entries[guard->near.head];
         if (drain || !goes_far(guard, &entry)) {
-            victims[count++] = victim_of(entry);
+            victims[count++] = victim_of(moat_quarantine_pop(&guard->near));
             continue;
         }
-        if (moat_quarantine_over(&guard->far, moat_quarantine_bytes(&entry))) {
+        size_t entry_bytes = moat_quarantine_bytes(&entry);
+        if (moat_quarantine_over(&guard->far, entry_bytes)) {
+            if (count + 2 > MOAT_VICTIMS_MAX) {
+                break; /* two may have to leave for it: next time */
+            }
             victims[count++] = victim_of(moat_quarantine_pop(&guard->far));
         }
-        moat_quarantine_push(&guard->far, entry);
+        moat_quarantine_pop(&guard->near);
+        /* If one was not enough, as when a large block comes after many small ones, the newcomer leaves instead: the far tier
+         * never outgrows its budget. */
+        if (moat_quarantine_over(&guard->far, entry_bytes) || !moat_quarantine_push(&guard->far, entry)) {
+            victims[count++] = victim_of(entry);
+        }
     }
     if (drain && count == 0 && guard->far.count != 0) {
         victims[count++] = victim_of(moat_quarantine_pop(&guard->far));

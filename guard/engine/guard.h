@@ -108,8 +108,8 @@ struct moat_victim {
     uint64_t event; /* of its free */
 };
 
-/* Takes up to two blocks out of the quarantine that are over the budget once `more_bytes` are added; `drain`: takes the
- * oldest whatever the budget. Gives their number. Context: locked. */
+/* Takes up to two blocks out of the quarantine that are over the budget once `more_bytes` are added; with none to be added the
+ * newest stays, whatever its size; `drain`: takes the oldest whatever the budget. Gives their number. Context: locked. */
 size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain, struct moat_victim victims[MOAT_VICTIMS_MAX]);
 
 /* Whether a freed block is untouched: header, both zones, poison. Context: unlocked (the victim is the caller's). */

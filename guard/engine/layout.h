@@ -97,7 +97,7 @@ static inline unsigned moat_coarse_size(uint64_t size) {
     if (exponent > 41u) {
         return 255u; /* what is that large moves no more */
     }
-    return exponent > 41u ? 255u : (exponent - 10u) << 3 | (unsigned)(size >> (exponent - 3u) & 7u);
+    return (exponent - 10u) << 3 | (unsigned)(size >> (exponent - 3u) & 7u);
 }
 
 static inline uint64_t moat_mix(uint64_t secret, uintptr_t address) {

@@ -58,8 +58,8 @@ static inline struct moat_quarantine_entry moat_quarantine_pop(struct moat_quara
     return oldest;
 }
 
-/* Adds a block; false when the ring has no room. The budget may be exceeded by the newest block until the next pop, so that a
- * block larger than all of it is held as well. */
+/* Adds a block; false when the ring has no room. The budget may be exceeded, so that a block larger than all of it is held as
+ * well: how many leave for it is the caller's to decide. */
 static inline bool moat_quarantine_push(struct moat_quarantine *quarantine, struct moat_quarantine_entry entry) {
     if (quarantine->count == quarantine->capacity) {
         return false;

@@ -47,24 +47,29 @@ static MOAT_COLD void victim_report(struct moat_shard *shard, const struct moat_
     moat_block_report(&findings);
 }
 
-/* Takes one block out of a quarantine to make room. Context: shard's lock held, and released meanwhile for reports. */
-static bool drain_one(struct moat_shard *shard, const struct moat_call *call) {
-    struct moat_victim victims[MOAT_VICTIMS_MAX];
-    struct moat_call leaving = *call;
-    leaving.when = MOAT_WHEN_QUARANTINE;
-    size_t count = shard->ready ? moat_guard_pop(&shard->guard, 0, true, victims) : 0;
+/* Proves victims and gives them back. Context: shard's lock held, and released meanwhile for reports. */
+static void victims_leave(struct moat_shard *shard, const struct moat_victim *victims, size_t count, const struct moat_call *leaving) {
     for (size_t i = 0; i < count; i++) {
         struct moat_finding finding;
         if (!moat_guard_victim_whole(&shard->guard, &victims[i])) {
             moat_lock_give(&shard->lock);
-            victim_report(shard, &victims[i], &leaving);
+            victim_report(shard, &victims[i], leaving);
             moat_lock_take(&shard->lock);
-        } else if (!moat_guard_give_back(&shard->guard, &victims[i], &leaving, &finding)) {
+        } else if (!moat_guard_give_back(&shard->guard, &victims[i], leaving, &finding)) {
             moat_lock_give(&shard->lock);
             moat_finding_report(&finding);
             moat_lock_take(&shard->lock);
         }
     }
+}
+
+/* Takes one block or two out of a quarantine to make room. Context: as victims_leave. */
+static bool drain_one(struct moat_shard *shard, const struct moat_call *call) {
+    struct moat_victim victims[MOAT_VICTIMS_MAX];
+    struct moat_call leaving = *call;
+    leaving.when = MOAT_WHEN_QUARANTINE;
+    size_t count = shard->ready ? moat_guard_pop(&shard->guard, 0, true, victims) : 0;
+    victims_leave(shard, victims, count, &leaving);
     return count != 0;
 }
 
@@ -310,6 +315,25 @@ static MOAT_COLD void free_mixed(struct moat_shard *owner, const struct moat_sha
     }
 }
 
+/* A free takes two blocks out of the quarantine. When it put a large one in, and small ones fill it, that is too few: the
+ * quarantine would grow far beyond its budget. So a free goes on in proportion to the bytes it had to poison anyway. */
+#define MOAT_SETTLE_BYTES 4096u
+
+static void settle(struct moat_shard *shard, size_t size_bytes, const struct moat_call *call) {
+    struct moat_call leaving = *call;
+    leaving.when = MOAT_WHEN_QUARANTINE;
+    for (size_t steps = size_bytes / MOAT_SETTLE_BYTES; steps != 0; steps--) {
+        struct moat_victim victims[MOAT_VICTIMS_MAX];
+        moat_lock_take(&shard->lock);
+        size_t count = moat_guard_pop(&shard->guard, 0, false, victims);
+        victims_leave(shard, victims, count, &leaving);
+        moat_lock_give(&shard->lock);
+        if (count == 0) {
+            return;
+        }
+    }
+}
+
 static void free_as(void *user, struct moat_thread *self, uint32_t stack, unsigned family, unsigned when, struct moat_claimed claimed,
                     struct moat_shard *asked) {
     struct moat_call call = call_make(self, event_now(self), stack, family, when);
@@ -335,6 +359,9 @@ static void free_as(void *user, struct moat_thread *self, uint32_t stack, unsign
         check_claimed(user, size_bytes, claimed, &call);
     }
     release_claimed(shard, user, size_bytes, &call, victims, count);
+    if (__builtin_expect(size_bytes >= MOAT_SETTLE_BYTES, 0)) {
+        settle(shard, size_bytes, &call);
+    }
 }
 
 void moat_block_free(void *user, unsigned family, struct moat_claimed claimed, uintptr_t caller) {
