@@ -72,7 +72,8 @@ struct moat_pool {
 /* Defines a pool at file scope: `const struct moat_pool name`, storage included. MOAT_POOL_DECLARE makes it known in other files.
  * Takes:   block_size_bytes > 0, rounded up to MOAT_POOL_ALIGNMENT_BYTES; block_count, 1 to MOAT_POOL_BLOCKS_MAX; both constant
  *          expressions. */
-#define MOAT_POOL_DEFINE(name, block_size_bytes, block_count) MOAT_POOL_DEFINE_SHARED(name, block_size_bytes, block_count, NULL)
+#define MOAT_POOL_DEFINE(name, block_size_bytes, block_count)                                                          \
+    MOAT_POOL_DEFINE_SHARED(name, block_size_bytes, block_count, NULL)
 #define MOAT_POOL_DECLARE(name) extern const struct moat_pool name
 
 /* The same with a lock, the address of a struct moat_pool_lock, so that threads and interrupt handlers may share the pool. */
@@ -84,7 +85,8 @@ struct moat_pool {
             __attribute__((aligned(MOAT_POOL_ALIGN_OF(MOAT_POOL_ROUND(block_size_bytes)))));                           \
     } moat_pool_storage_of_##name;                                                                                     \
     MOAT_POOL_DECLARE(name);                                                                                           \
-    MOAT_POOL_CHECK((size_t)(block_count) >= 1 && (size_t)(block_count) <= MOAT_POOL_BLOCKS_MAX, "a pool has too many blocks, or none"); \
+    MOAT_POOL_CHECK((size_t)(block_count) >= 1 && (size_t)(block_count) <= MOAT_POOL_BLOCKS_MAX,                       \
+                    "a pool has too many blocks, or none");                                                            \
     MOAT_POOL_CHECK((size_t)(block_size_bytes) >= 1, "a pool's blocks have no bytes");                                 \
     const struct moat_pool name = {                                                                                    \
         moat_pool_storage_of_##name.blocks,                                                                            \
@@ -158,9 +160,7 @@ bool moat_pool_take_fault(const struct moat_pool *pool, struct moat_fault *fault
 const struct moat_backend *moat_pool_backend(void);
 
 /* A pool as the context of its backend. The backend never writes to the description. */
-static inline void *moat_pool_context(const struct moat_pool *pool) {
-    return (void *)(uintptr_t)pool;
-}
+static inline void *moat_pool_context(const struct moat_pool *pool) { return (void *)(uintptr_t)pool; }
 
 /* ---- what MOAT_POOL_DEFINE computes ---------------------------------------------------------------------------------- */
 
