@@ -3,7 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__clang__)
+#define NOINLINE __attribute__((noinline))
+#else
 #define NOINLINE __attribute__((noinline, noclone))
+#endif
+/* Behind a function's last call, which so stays a call: a jump would leave no frame. */
+#define STAY() __asm__ volatile("" : : : "memory")
 
 NOINLINE char *make_block(size_t size) {
     char *block = malloc(size);
@@ -21,11 +27,12 @@ NOINLINE void write_past(void) {
     char *volatile block = make_block(24);
     block[24] = 'x';
     free(block);
+    STAY();
 }
 
 NOINLINE void release(char *block) {
     free(block);
-    __asm__ volatile("" : : : "memory");
+    STAY();
 }
 
 NOINLINE void write_late(void) {
@@ -38,6 +45,7 @@ NOINLINE void free_twice(void) {
     char *volatile block = make_block(30);
     release(block);
     release(block);
+    STAY();
 }
 
 /* So that no stale pointer is left on the stack or in a register. */

@@ -131,6 +131,16 @@ status 0" ./exec_calls call "$function" /bin/true
 p2 exec p2 $(realpath /bin/true)
 p2 check-in true [zero one two words]
 status 0" ./exec_calls call fexecve /bin/true
+    local deep whole=$PWD cut
+    deep=$(printf 'deep%.0s' {1..50})
+    mkdir -p "$deep/$deep/$deep"
+    cp bin/show "$deep/$deep/$deep/show"
+    whole=$whole/$deep/$deep/$deep/show
+    cut=${whole:0:511} # what there is room for
+    records "a path that is too long for a record" "$(called execv "$deep/$deep/$deep/show")
+p2 exec p2 ${cut/#$PWD/DIR}
+p2 check-in $shell [/bin/sh $deep/$deep/$deep/show one two words]
+status 0" ./exec_calls call execv "$deep/$deep/$deep/show"
     records "posix_spawn" "$(called posix_spawn bin/show)
 p1 exec p2 DIR/bin/show
 p2 check-in $shell [/bin/sh bin/show one two words]
