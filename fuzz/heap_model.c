@@ -48,7 +48,8 @@ static bool fail(struct moat_model *model, const char *what) {
 }
 
 /* Gives units from one owner to another; false when one of them was not the former owner's. */
-static bool hand_over(struct moat_model *model, const unsigned char *start, size_t bytes, enum owner from, enum owner to) {
+static bool hand_over(struct moat_model *model, const unsigned char *start, size_t bytes, enum owner from,
+                      enum owner to) {
     size_t first = (size_t)(start - model->memory) / UNIT;
     size_t last = ((size_t)(start - model->memory) + bytes + UNIT - 1) / UNIT;
     for (size_t i = first; i < last; i++) {
@@ -59,9 +60,7 @@ static bool hand_over(struct moat_model *model, const unsigned char *start, size
     return true;
 }
 
-static unsigned char pattern(uint32_t seed, size_t i) {
-    return (unsigned char)(seed * 151u + i * 7u + (i >> 8));
-}
+static unsigned char pattern(uint32_t seed, size_t i) { return (unsigned char)(seed * 151u + i * 7u + (i >> 8)); }
 
 static void fill(const struct moat_model_block *block) {
     for (size_t i = 0; i < block->usable_bytes; i++)
@@ -97,7 +96,8 @@ static bool see(void *argument, const struct moat_backend_block *block) {
     seen->wrong = seen->wrong || start < seen->last_end || start % UNIT != 0 ||
                   !is_inside(seen->model, block->start, block->size_bytes);
     /* Two free blocks that touch should be one. */
-    seen->wrong = seen->wrong || (!block->used && seen->last_free && start - MOAT_HEAP_OVERHEAD_BYTES == seen->last_end);
+    seen->wrong =
+        seen->wrong || (!block->used && seen->last_free && start - MOAT_HEAP_OVERHEAD_BYTES == seen->last_end);
     seen->last_end = start + block->size_bytes;
     seen->last_free = !block->used;
     if (block->used) {
@@ -195,8 +195,8 @@ static bool do_alloc(struct moat_model *model, struct stream *stream, bool align
     size_t lead = aligned ? shape / 13 % 8 * UNIT : 0;
     if (block->start != NULL)
         return true;
-    unsigned char *start = aligned ? moat_heap_alloc_aligned(model->heap, size, alignment, lead)
-                                   : moat_heap_alloc(model->heap, size);
+    unsigned char *start =
+        aligned ? moat_heap_alloc_aligned(model->heap, size, alignment, lead) : moat_heap_alloc(model->heap, size);
     if (start == NULL)
         return check_refusal(model, size, alignment);
     if ((uintptr_t)start % UNIT != 0 || ((uintptr_t)start + lead) % alignment != 0)
@@ -324,7 +324,8 @@ static bool finish(struct moat_model *model) {
     return check_all(model);
 }
 
-void moat_model_init(struct moat_model *model, void *memory, size_t slot_bytes, unsigned char *owner, size_t first_slot) {
+void moat_model_init(struct moat_model *model, void *memory, size_t slot_bytes, unsigned char *owner,
+                     size_t first_slot) {
     memset(model, 0, sizeof *model);
     memset(owner, OWNER_NONE, MOAT_MODEL_SLOTS * slot_bytes / UNIT);
     memset(memory, 0x6d, MOAT_MODEL_SLOTS * slot_bytes);

@@ -40,7 +40,8 @@ struct moat_model {
 /* Sets the model up over memory of MOAT_MODEL_SLOTS * slot_bytes bytes.
  * Takes:   memory and slot_bytes, both aligned to 64; owner, of memory size / MOAT_HEAP_ALIGNMENT_BYTES bytes; which slot the heap
  *          is made in. */
-void moat_model_init(struct moat_model *model, void *memory, size_t slot_bytes, unsigned char *owner, size_t first_slot);
+void moat_model_init(struct moat_model *model, void *memory, size_t slot_bytes, unsigned char *owner,
+                     size_t first_slot);
 
 /* Runs a stream of operations, then frees everything and checks that all free memory has come together again.
  * Gives:   NULL, or what went wrong first. */

@@ -10,6 +10,4 @@ void moat_test_put(const char *text) {
     fflush(stdout);
 }
 
-int main(int argc, char **argv) {
-    return moat_test_main(argc > 1 ? argv[1] : NULL);
-}
+int main(int argc, char **argv) { return moat_test_main(argc > 1 ? argv[1] : NULL); }

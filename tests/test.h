@@ -25,8 +25,8 @@
     do {                                                                                                               \
         unsigned long long check_left = (unsigned long long)(left);                                                    \
         unsigned long long check_right = (unsigned long long)(right);                                                  \
-        cr_assert(check_left == check_right, "%s:%d: %s is %llu, not %s = %llu", __FILE__, __LINE__, #left, check_left, \
-                  #right, check_right);                                                                                \
+        cr_assert(check_left == check_right, "%s:%d: %s is %llu, not %s = %llu", __FILE__, __LINE__, #left,            \
+                  check_left, #right, check_right);                                                                    \
     } while (0)
 #define CHECK_TEXT(left, right)                                                                                        \
     do {                                                                                                               \
@@ -47,8 +47,8 @@ struct moat_test {
 #define MOAT_TEST(suite, name)                                                                                         \
     static void moat_test_##suite##_##name(void);                                                                      \
     static const struct moat_test moat_test_entry_##suite##_##name = {#suite, #name, moat_test_##suite##_##name};      \
-    static const struct moat_test *moat_test_pointer_##suite##_##name                                                  \
-        __attribute__((used, section("moat_tests"))) = &moat_test_entry_##suite##_##name;                              \
+    static const struct moat_test *moat_test_pointer_##suite##_##name __attribute__((used, section("moat_tests"))) =   \
+        &moat_test_entry_##suite##_##name;                                                                             \
     static void moat_test_##suite##_##name(void)
 
 #define CHECK(condition) ((condition) ? (void)0 : moat_test_fail(__FILE__, __LINE__, #condition))

@@ -154,8 +154,8 @@ size_t moat_heap_usable(struct moat_heap *heap, const void *block);
 /* Visits every block, used and free, in address order; the control block is not shown.
  * Gives:   true when it came to the end; false when `visit` said so or the heap is damaged.
  * Context: reads only; `visit` must not call the heap. */
-bool moat_heap_walk(const struct moat_heap *heap,
-                    bool (*visit)(void *argument, const struct moat_backend_block *block), void *argument);
+bool moat_heap_walk(const struct moat_heap *heap, bool (*visit)(void *argument, const struct moat_backend_block *block),
+                    void *argument);
 
 struct moat_heap_statistics {
     size_t region_bytes; /* in all regions */

@@ -56,8 +56,8 @@ struct moat_mmap_source {
     uintptr_t hint; /* where the next piece would touch the last one */
 };
 
-/* Sets the source up in chunks: every piece is a multiple of chunk_bytes and aligned to it. Only where the address space is too short for
- * that, a piece is of whole pages: then it starts on a chunk's boundary if one can be had, anywhere otherwise.
+/* Sets the source up in chunks: every piece is a multiple of chunk_bytes and aligned to it. Only where the address space is too
+ * short for that, a piece is of whole pages: it starts on a chunk's boundary if one can be had, anywhere otherwise.
  * Takes:   chunk_bytes, a power of two of at least a page; 0: MOAT_CHUNK_BYTES.
  * Gives:   &source->source. Memory is zeroed. Any range of whole pages is taken back, at once and for good. */
 const struct moat_source *moat_mmap_source_init(struct moat_mmap_source *source, size_t chunk_bytes);

@@ -217,6 +217,7 @@ void *moat_heap_alloc_aligned(struct moat_heap *heap, size_t size_bytes, size_t 
     if (alignment <= MOAT_BLOCK_ALIGN)
         return moat_heap_alloc(heap, size_bytes);
     uintptr_t size = moat_block_size_for(size_bytes);
-    struct want want = {size, size + MOAT_BLOCK_MIN + alignment - MOAT_BLOCK_ALIGN, alignment, lead_bytes & (alignment - 1)};
+    struct want want = {size, size + MOAT_BLOCK_MIN + alignment - MOAT_BLOCK_ALIGN, alignment,
+                        lead_bytes & (alignment - 1)};
     return take(heap, &want);
 }

@@ -28,26 +28,20 @@ static void *backend_alloc(void *context, size_t size_bytes, size_t alignment, s
     return moat_heap_alloc_aligned(context, size_bytes, alignment, lead_bytes);
 }
 
-static bool backend_free(void *context, void *block) {
-    return moat_heap_free(context, block);
-}
+static bool backend_free(void *context, void *block) { return moat_heap_free(context, block); }
 
 static bool backend_resize(void *context, void *block, size_t size_bytes) {
     return moat_heap_resize(context, block, size_bytes);
 }
 
-static size_t backend_usable(void *context, void *block) {
-    return moat_heap_usable(context, block);
-}
+static size_t backend_usable(void *context, void *block) { return moat_heap_usable(context, block); }
 
 static bool backend_walk(void *context, bool (*visit)(void *argument, const struct moat_backend_block *block),
                          void *argument) {
     return moat_heap_walk(context, visit, argument);
 }
 
-static bool backend_fault(void *context, struct moat_fault *fault) {
-    return moat_heap_take_fault(context, fault);
-}
+static bool backend_fault(void *context, struct moat_fault *fault) { return moat_heap_take_fault(context, fault); }
 
 const struct moat_backend *moat_heap_backend(void) {
     static const struct moat_backend backend = {

@@ -54,11 +54,13 @@ static inline bool moat_previous_answers(struct moat_heap *heap, uintptr_t p, ui
     uintptr_t previous = *moat_block_previous(p);
     if (previous == 0)
         return moat_heap_heads(heap)[bin] == p;
-    return previous % MOAT_BLOCK_ALIGN == 0 && moat_region_find(heap, previous, &extent) && *moat_block_next(previous) == p;
+    return previous % MOAT_BLOCK_ALIGN == 0 && moat_region_find(heap, previous, &extent) &&
+           *moat_block_next(previous) == p;
 }
 
 /* Proves all of a free block: header, footer and links. */
-static inline enum moat_rule moat_free_proved(struct moat_heap *heap, uintptr_t p, uintptr_t meta, struct moat_extent extent) {
+static inline enum moat_rule moat_free_proved(struct moat_heap *heap, uintptr_t p, uintptr_t meta,
+                                              struct moat_extent extent) {
     enum moat_rule rule = moat_shape_proved(p, meta, extent);
     if (rule != MOAT_RULE_NONE)
         return rule;
@@ -110,7 +112,8 @@ static inline void moat_bin_insert_into(struct moat_heap *heap, uint32_t bin, ui
     uintptr_t *head = &moat_heap_heads(heap)[bin];
     uintptr_t next = *head;
     if (MOAT_PROVE && next != 0) {
-        bool whole = next % MOAT_BLOCK_ALIGN == 0 && moat_region_find(heap, next, &extent) && *moat_block_previous(next) == 0;
+        bool whole =
+            next % MOAT_BLOCK_ALIGN == 0 && moat_region_find(heap, next, &extent) && *moat_block_previous(next) == 0;
         if (!whole) {
             moat_bin_drop(heap, bin, MOAT_RULE_LINK_PREVIOUS, next);
             next = 0;
@@ -133,8 +136,8 @@ static inline void moat_bin_insert(struct moat_heap *heap, uintptr_t p, uintptr_
 
 /* Puts a free block in the place of a proved one, of a bin, that it came from, be it what is left of it or what it has grown
  * to. As long as the bin stays the same, so does the place in the list. */
-static inline void moat_bin_replace(struct moat_heap *heap, uint32_t old_bin, uintptr_t old, uintptr_t p, uintptr_t size,
-                                    struct moat_extent extent) {
+static inline void moat_bin_replace(struct moat_heap *heap, uint32_t old_bin, uintptr_t old, uintptr_t p,
+                                    uintptr_t size, struct moat_extent extent) {
     uint32_t bin = moat_bin_of(heap, size);
     if (bin != old_bin) {
         moat_bin_remove_from(heap, old_bin, old);

@@ -32,7 +32,7 @@ typedef uintptr_t moat_word __attribute__((may_alias));
 
 #define MOAT_BLOCK_FREE ((uintptr_t)1)
 #define MOAT_BLOCK_BEFORE_FREE ((uintptr_t)2) /* the block in front is free, and its footer valid */
-#define MOAT_BLOCK_FIXED ((uintptr_t)4)       /* the heap's own: the control block, and with size 0 a region's sentinel */
+#define MOAT_BLOCK_FIXED ((uintptr_t)4) /* the heap's own: the control block, and with size 0 a region's sentinel */
 #define MOAT_BLOCK_FLAGS (MOAT_BLOCK_ALIGN - 1)
 #define MOAT_BLOCK_NEVER (MOAT_BLOCK_FLAGS & ~(uintptr_t)7) /* bits that no meta value has */
 #define MOAT_BLOCK_NONE ((uintptr_t)0)                      /* meta of no block at all: an erased or damaged header */
@@ -48,13 +48,9 @@ typedef uintptr_t moat_word __attribute__((may_alias));
 #define MOAT_MIX_FACTOR ((uintptr_t)0x9e3779b97f4a7c15u) /* odd, bits evenly spread: 2^64 / golden ratio */
 #define MOAT_CHECK_BITS 16
 
-static inline moat_word *moat_block_word_at(uintptr_t address) {
-    return (moat_word *)address;
-}
+static inline moat_word *moat_block_word_at(uintptr_t address) { return (moat_word *)address; }
 
-static inline uintptr_t moat_block_size(uintptr_t meta) {
-    return meta & ~MOAT_BLOCK_FLAGS;
-}
+static inline uintptr_t moat_block_size(uintptr_t meta) { return meta & ~MOAT_BLOCK_FLAGS; }
 
 /* One word out of two, so that a change of either changes it. */
 static inline uintptr_t moat_mix(uintptr_t seed, uintptr_t value) {
@@ -79,9 +75,7 @@ static inline uint32_t moat_check_remainder(uint64_t bits) {
 }
 
 /* The hash of key and address that a header is xored with. */
-static inline uintptr_t moat_check_hash(uintptr_t key, uintptr_t p) {
-    return (key ^ p) * MOAT_MIX_FACTOR;
-}
+static inline uintptr_t moat_check_hash(uintptr_t key, uintptr_t p) { return (key ^ p) * MOAT_MIX_FACTOR; }
 
 #if MOAT_HEAP_HARDENING >= 2 && UINTPTR_MAX > 0xffffffffu
 
@@ -137,13 +131,9 @@ static inline void moat_block_erase(uintptr_t p) {
 
 /* ---- what only free blocks have ------------------------------------------------------------------------------------ */
 
-static inline moat_word *moat_block_next(uintptr_t p) {
-    return moat_block_word_at(p);
-}
+static inline moat_word *moat_block_next(uintptr_t p) { return moat_block_word_at(p); }
 
-static inline moat_word *moat_block_previous(uintptr_t p) {
-    return moat_block_word_at(p + MOAT_BLOCK_WORD);
-}
+static inline moat_word *moat_block_previous(uintptr_t p) { return moat_block_word_at(p + MOAT_BLOCK_WORD); }
 
 /* The footer of the free block in front of p: the size of that block. */
 static inline moat_word *moat_block_footer_before(uintptr_t p) {

@@ -61,7 +61,8 @@ struct moat_region {
 /* The first block's address in its region. When two regions are joined, the lower one's sentinel and the upper one's record
  * together make exactly one smallest block. */
 #define MOAT_REGION_LEAD MOAT_BLOCK_MIN
-_Static_assert(sizeof(struct moat_region) <= MOAT_REGION_LEAD - MOAT_BLOCK_OVERHEAD, "the record fits before the first block");
+_Static_assert(sizeof(struct moat_region) <= MOAT_REGION_LEAD - MOAT_BLOCK_OVERHEAD,
+               "the record fits before the first block");
 
 /* ---- geometry ------------------------------------------------------------------------------------------------------ */
 
@@ -74,18 +75,14 @@ static inline uint32_t moat_geometry(uint32_t bins_log2, uint32_t remembered_log
     return bins_log2 | remembered_log2 << 4 | last_bin << 8;
 }
 
-static inline uint32_t moat_geometry_bins_log2(uint32_t geometry) {
-    return geometry & 15u;
-}
+static inline uint32_t moat_geometry_bins_log2(uint32_t geometry) { return geometry & 15u; }
 
 static inline uint32_t moat_geometry_remembered(uint32_t geometry) {
     uint32_t remembered_log2 = geometry >> 4 & 15u;
     return remembered_log2 != 0 ? 1u << remembered_log2 : 0;
 }
 
-static inline uint32_t moat_geometry_last_bin(uint32_t geometry) {
-    return geometry >> 8;
-}
+static inline uint32_t moat_geometry_last_bin(uint32_t geometry) { return geometry >> 8; }
 
 static inline uint32_t moat_geometry_map_words(uint32_t geometry) {
     return moat_geometry_last_bin(geometry) / MOAT_MAP_WORD_BITS + 1;
@@ -95,9 +92,7 @@ static inline bool moat_geometry_whole(const struct moat_heap *heap) {
     return !MOAT_PROVE || (heap->geometry ^ heap->geometry_inverse) == UINT32_MAX;
 }
 
-static inline uintptr_t *moat_heap_heads(const struct moat_heap *heap) {
-    return (uintptr_t *)(uintptr_t)(heap + 1);
-}
+static inline uintptr_t *moat_heap_heads(const struct moat_heap *heap) { return (uintptr_t *)(uintptr_t)(heap + 1); }
 
 static inline uintptr_t *moat_heap_map(const struct moat_heap *heap) {
     return moat_heap_heads(heap) + moat_geometry_last_bin(heap->geometry) + 1;
@@ -172,7 +167,8 @@ static inline uint32_t moat_bin_next(const struct moat_heap *heap, uint32_t bin)
     uint32_t word = bin / MOAT_MAP_WORD_BITS;
     uintptr_t bits = map[word] & UINTPTR_MAX << bin % MOAT_MAP_WORD_BITS;
     while (bits == 0) {
-        uintptr_t later = heap->filled_words & UINTPTR_MAX << 1 << word; /* a word's number is less than a word's bits */
+        uintptr_t behind_word = ~(((uintptr_t)2 << word) - 1); /* there are fewer words than bits in a word */
+        uintptr_t later = heap->filled_words & behind_word;
         if (later == 0)
             return MOAT_BIN_NONE;
         word = (uint32_t)__builtin_ctzl((unsigned long)later);
@@ -214,13 +210,9 @@ static inline bool moat_region_find(struct moat_heap *heap, uintptr_t address, s
 /* The same from the list alone, changing nothing. */
 bool moat_region_seek(const struct moat_heap *heap, uintptr_t address, struct moat_extent *extent);
 
-static inline struct moat_region *moat_region_at(uintptr_t address) {
-    return (struct moat_region *)address;
-}
+static inline struct moat_region *moat_region_at(uintptr_t address) { return (struct moat_region *)address; }
 
-static inline uintptr_t moat_region_end(const struct moat_region *region) {
-    return region->end & ~MOAT_BLOCK_FLAGS;
-}
+static inline uintptr_t moat_region_end(const struct moat_region *region) { return region->end & ~MOAT_BLOCK_FLAGS; }
 
 static inline struct moat_extent moat_region_extent(const struct moat_region *region) {
     uintptr_t low = (uintptr_t)region + MOAT_REGION_LEAD;

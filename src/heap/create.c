@@ -90,7 +90,8 @@ struct moat_heap *moat_heap_create_apart(void *control, size_t control_bytes, vo
     static const struct moat_heap_config none;
     const struct moat_heap_config *used = config != NULL ? config : &none;
     uint32_t geometry = choose_geometry(bytes, used);
-    if (control == NULL || (uintptr_t)control % _Alignof(struct moat_heap) != 0 || control_bytes < control_bytes_of(geometry))
+    if (control == NULL || (uintptr_t)control % _Alignof(struct moat_heap) != 0 ||
+        control_bytes < control_bytes_of(geometry))
         return NULL;
     struct moat_heap *heap = control;
     set_up(heap, geometry, used);

@@ -14,9 +14,7 @@ struct used {
     struct moat_extent extent;
 };
 
-static inline uintptr_t used_size(const struct used *used) {
-    return moat_block_size(used->meta);
-}
+static inline uintptr_t used_size(const struct used *used) { return moat_block_size(used->meta); }
 
 ALWAYS_INLINE enum moat_rule used_proved(struct moat_heap *heap, uintptr_t p, struct used *used) {
     if (!moat_geometry_whole(heap))
@@ -44,7 +42,8 @@ static inline enum moat_rule behind_proved(struct moat_heap *heap, const struct 
 }
 
 /* Proves the free block in front of a used one, if there is one; *size is its size, or 0. */
-static inline enum moat_rule front_proved(struct moat_heap *heap, uintptr_t p, const struct used *used, uintptr_t *size) {
+static inline enum moat_rule front_proved(struct moat_heap *heap, uintptr_t p, const struct used *used,
+                                          uintptr_t *size) {
     *size = 0;
     if ((used->meta & MOAT_BLOCK_BEFORE_FREE) == 0)
         return MOAT_RULE_NONE;
@@ -85,7 +84,8 @@ bool moat_heap_free(struct moat_heap *heap, void *block) {
     if (before != 0) {
         if (joins_behind)
             moat_bin_remove(heap, used.behind, behind_size);
-        moat_bin_replace(heap, moat_bin_of(heap, before), p - before, p - before, before + size + behind_size, used.extent);
+        moat_bin_replace(heap, moat_bin_of(heap, before), p - before, p - before, before + size + behind_size,
+                         used.extent);
         moat_block_erase(p);
     } else if (joins_behind) {
         moat_bin_replace(heap, moat_bin_of(heap, behind_size), used.behind, p, size + behind_size, used.extent);
@@ -100,7 +100,8 @@ bool moat_heap_free(struct moat_heap *heap, void *block) {
 /* ---- resize -------------------------------------------------------------------------------------------------------- */
 
 /* Gives a used block another size; `available` runs to the end of the free block behind it, or to its own end. */
-static void set_size(struct moat_heap *heap, uintptr_t p, const struct used *used, uintptr_t wanted, uintptr_t available) {
+static void set_size(struct moat_heap *heap, uintptr_t p, const struct used *used, uintptr_t wanted,
+                     uintptr_t available) {
     uintptr_t size = used_size(used);
     bool was_free_behind = (used->behind_meta & MOAT_BLOCK_FREE) != 0;
     bool is_free_behind = available - wanted >= MOAT_BLOCK_MIN;

@@ -40,10 +40,10 @@ void moat_region_forget(struct moat_heap *heap) {
 
 /* What a search of the list came to. */
 struct search {
-    struct moat_region *found;   /* the last region that starts at or below the address; NULL: none */
-    struct moat_region *before;  /* the one before it; NULL: none */
-    struct moat_region *last;    /* the last whole record that was met */
-    uintptr_t damaged;           /* a damaged record that ended the search; 0: none */
+    struct moat_region *found;  /* the last region that starts at or below the address; NULL: none */
+    struct moat_region *before; /* the one before it; NULL: none */
+    struct moat_region *last;   /* the last whole record that was met */
+    uintptr_t damaged;          /* a damaged record that ended the search; 0: none */
 };
 
 static struct search search_list(const struct moat_heap *heap, uintptr_t address) {
@@ -136,7 +136,8 @@ static void join(struct moat_heap *heap, struct moat_region *lower, struct moat_
     heap->used_count++;
     heap->used_bytes += MOAT_REGION_LEAD - MOAT_BLOCK_OVERHEAD;
     heap->block_bytes += MOAT_REGION_LEAD;
-    (void)moat_heap_free(heap, (void *)seam); /* refused when a neighbour is damaged: then these few bytes are lost too */
+    (void)moat_heap_free(heap,
+                         (void *)seam); /* refused when a neighbour is damaged: then these few bytes are lost too */
 }
 
 bool moat_region_add(struct moat_heap *heap, uintptr_t start, uintptr_t end, uintptr_t from_source) {

@@ -11,9 +11,7 @@
 /* A heap that has grown asks its source for this part of itself at a time, so that its regions stay few. */
 #define GROW_PART 16
 
-static uintptr_t round_up(uintptr_t value, uintptr_t unit) {
-    return (value + unit - 1) & ~(unit - 1);
-}
+static uintptr_t round_up(uintptr_t value, uintptr_t unit) { return (value + unit - 1) & ~(unit - 1); }
 
 /* The size of the free block at p when it is proved, else 0. */
 static uintptr_t proved_free_size(struct moat_heap *heap, uintptr_t p, const struct moat_extent *extent) {
@@ -92,7 +90,8 @@ static size_t trim_tail(struct moat_heap *heap, struct moat_region *region, uint
 }
 
 /* Cuts a region's start off, at most `excess` bytes of it. */
-static size_t trim_head(struct moat_heap *heap, struct moat_region *before, struct moat_region *region, uintptr_t excess) {
+static size_t trim_head(struct moat_heap *heap, struct moat_region *before, struct moat_region *region,
+                        uintptr_t excess) {
     struct moat_extent extent = moat_region_extent(region);
     uintptr_t start = (uintptr_t)region;
     uintptr_t size = proved_free_size(heap, extent.low, &extent);

@@ -19,9 +19,7 @@ struct finding {
     uintptr_t block;
 };
 
-static struct finding broken(enum moat_rule rule, uintptr_t block) {
-    return (struct finding){rule, block};
-}
+static struct finding broken(enum moat_rule rule, uintptr_t block) { return (struct finding){rule, block}; }
 
 /* ---- walk ---------------------------------------------------------------------------------------------------------- */
 

@@ -2,11 +2,9 @@
  * May include: moat/sources.h and freestanding headers. */
 #include "moat/sources.h"
 
-#define PIECE_ALIGN ((uintptr_t)_Alignof(max_align_t))
+#define PIECE_ALIGN ((uintptr_t) _Alignof(max_align_t))
 
-static uintptr_t round_up(uintptr_t value) {
-    return (value + PIECE_ALIGN - 1) & ~(PIECE_ALIGN - 1);
-}
+static uintptr_t round_up(uintptr_t value) { return (value + PIECE_ALIGN - 1) & ~(PIECE_ALIGN - 1); }
 
 static void *acquire(void *context, size_t size_bytes, size_t *got_bytes) {
     struct moat_static_source *source = context;

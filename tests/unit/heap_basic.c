@@ -144,7 +144,8 @@ MOAT_TEST(heap_alloc, fits_the_last_byte) {
 
 MOAT_TEST(heap_alloc, refuses_impossible_sizes) {
     struct moat_heap *heap = fresh(4 * KIB);
-    static const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 7, SIZE_MAX - 15, SIZE_MAX - 64, SIZE_MAX / 2, 4 * KIB};
+    static const size_t sizes[] = {SIZE_MAX,      SIZE_MAX - 1, SIZE_MAX - 7, SIZE_MAX - 15,
+                                   SIZE_MAX - 64, SIZE_MAX / 2, 4 * KIB};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         CHECK(moat_heap_alloc(heap, sizes[i]) == NULL);
         CHECK(moat_heap_alloc_aligned(heap, sizes[i], 64, 0) == NULL);

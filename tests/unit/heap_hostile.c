@@ -49,7 +49,8 @@ static void build(struct scene *scene, bool apart) {
     for (size_t i = 0; i < REGIONS; i++)
         memset(scene->region[i], 0, scene->region_bytes);
     if (apart)
-        scene->heap = moat_heap_create_apart(scene->control, scene->control_bytes, scene->region[0], scene->region_bytes, &config);
+        scene->heap = moat_heap_create_apart(scene->control, scene->control_bytes, scene->region[0],
+                                             scene->region_bytes, &config);
     else
         scene->heap = moat_heap_create(scene->region[0], scene->region_bytes, &config);
     CHECK(scene->heap != NULL);
@@ -95,8 +96,9 @@ static void damage(struct scene *scene, bool control_too) {
             bytes = scene->control != NULL ? scene->control_bytes : moat_heap_control_bytes(scene->region_bytes, NULL);
         }
         size_t at = random_below((uint32_t)(bytes - sizeof(uintptr_t)));
-        bool in_control = target + at + sizeof(uintptr_t) > (unsigned char *)scene->heap &&
-                          target + at < (unsigned char *)scene->heap + moat_heap_control_bytes(scene->region_bytes, NULL);
+        bool in_control =
+            target + at + sizeof(uintptr_t) > (unsigned char *)scene->heap &&
+            target + at < (unsigned char *)scene->heap + moat_heap_control_bytes(scene->region_bytes, NULL);
         if (in_control && !control_too)
             continue;
         uintptr_t value = hostile_word(scene);
@@ -117,8 +119,9 @@ static bool look(void *argument, const struct moat_backend_block *block) {
     const struct scene *scene = argument;
     bool inside = false;
     for (size_t i = 0; i < REGIONS; i++)
-        inside = inside || ((unsigned char *)block->start >= scene->region[i] &&
-                            (unsigned char *)block->start + block->size_bytes <= scene->region[i] + scene->region_bytes);
+        inside =
+            inside || ((unsigned char *)block->start >= scene->region[i] &&
+                       (unsigned char *)block->start + block->size_bytes <= scene->region[i] + scene->region_bytes);
     CHECK(inside);
     return true;
 }
@@ -202,17 +205,11 @@ static void run(uint64_t seed, bool apart, bool control_too) {
     put_away(&scene);
 }
 
-MOAT_TEST(heap_hostile, regions_damaged_at_random) {
-    run(0x1234567u, false, false);
-}
+MOAT_TEST(heap_hostile, regions_damaged_at_random) { run(0x1234567u, false, false); }
 
-MOAT_TEST(heap_hostile, control_block_damaged_as_well) {
-    run(0x89abcdeu, false, true);
-}
+MOAT_TEST(heap_hostile, control_block_damaged_as_well) { run(0x89abcdeu, false, true); }
 
-MOAT_TEST(heap_hostile, control_block_apart) {
-    run(0xf00dfeedu, true, true);
-}
+MOAT_TEST(heap_hostile, control_block_apart) { run(0xf00dfeedu, true, true); }
 
 /* Nothing but noise. */
 MOAT_TEST(heap_hostile, regions_of_random_bytes) {

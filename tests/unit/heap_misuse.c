@@ -92,8 +92,8 @@ MOAT_TEST(heap_misuse, the_control_block_can_not_be_freed_by_bytes_of_its_own) {
     if (MOAT_HEAP_HARDENING < 1)
         return;
     struct moat_heap *heap = fresh();
-    for (unsigned char *p = (unsigned char *)heap; p < (unsigned char *)heap + moat_heap_control_bytes(sizeof memory, NULL);
-         p += ALIGN)
+    for (unsigned char *p = (unsigned char *)heap;
+         p < (unsigned char *)heap + moat_heap_control_bytes(sizeof memory, NULL); p += ALIGN)
         CHECK(!moat_heap_free(heap, p));
     CHECK(moat_heap_verify(heap, NULL));
 }
@@ -206,9 +206,7 @@ MOAT_TEST(heap_damage, the_verifier_names_block_and_rule) {
 
 /* ---- level 2: the check of a header -------------------------------------------------------------------------------- */
 
-static void load(unsigned char *header, unsigned char *bytes) {
-    memcpy(bytes, header, HEADER_BYTES);
-}
+static void load(unsigned char *header, unsigned char *bytes) { memcpy(bytes, header, HEADER_BYTES); }
 
 /* Exhaustive: every change confined to 16 adjacent bits. Bits count along the header as the machine orders them. */
 MOAT_TEST(heap_keyed, every_burst_of_16_bits_is_detected) {
@@ -250,7 +248,8 @@ MOAT_TEST(heap_keyed, wider_changes_pass_by_chance_only) {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        uint64_t meta = (random & 0xff) * ALIGN; /* all headers but the damaged one are whole, so only the check is in the way */
+        uint64_t meta =
+            (random & 0xff) * ALIGN; /* all headers but the damaged one are whole, so only the check is in the way */
         uint64_t header = sizeof(uintptr_t) == 8 ? meta << 16 | (random >> 32 & 0xffff) : meta << 32 | random >> 32;
         memcpy(block - HEADER_BYTES, &header, HEADER_BYTES);
         size_t now = moat_heap_usable(heap, block);

@@ -14,9 +14,7 @@ static unsigned char owner[sizeof memory / MOAT_HEAP_ALIGNMENT_BYTES];
 static uint8_t stream[STREAM_BYTES];
 static struct moat_model model;
 
-static void put(const char *text) {
-    fputs(text, stdout);
-}
+static void put(const char *text) { fputs(text, stdout); }
 
 static uint64_t run(uint64_t seed, size_t slot_bytes) {
     uint64_t random = seed * 0x9e3779b97f4a7c15u + 1;

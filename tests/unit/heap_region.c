@@ -13,9 +13,7 @@
 
 static _Alignas(max_align_t) unsigned char memory[PIECES * PIECE];
 
-static unsigned char *piece(size_t i) {
-    return memory + i * PIECE;
-}
+static unsigned char *piece(size_t i) { return memory + i * PIECE; }
 
 static struct moat_heap_statistics statistics_of(const struct moat_heap *heap) {
     struct moat_heap_statistics statistics;
@@ -231,8 +229,8 @@ static bool watched_release(void *context, void *start, size_t size_bytes) {
 
 static struct watched watch(size_t pieces, bool downwards) {
     memset(memory, 0x5a, sizeof memory);
-    return (struct watched){{watched_acquire, watched_release, NULL}, downwards ? PIECES : 0, pieces, SIZE_MAX, downwards, 0, 0, 0,
-                            false};
+    return (struct watched){
+        {watched_acquire, watched_release, NULL}, downwards ? PIECES : 0, pieces, SIZE_MAX, downwards, 0, 0, 0, false};
 }
 
 MOAT_TEST(heap_source, heap_grows_by_itself_as_one_region) {
@@ -342,8 +340,8 @@ static bool arena_release(void *context, void *start, size_t size_bytes) {
 }
 
 static struct watched watch_arena(bool downwards) {
-    return (struct watched){{arena_acquire, arena_release, NULL}, downwards ? ARENA_UNITS : 0, ARENA_UNITS, 0, downwards, 0, 0, 0,
-                            false};
+    return (struct watched){
+        {arena_acquire, arena_release, NULL}, downwards ? ARENA_UNITS : 0, ARENA_UNITS, 0, downwards, 0, 0, 0, false};
 }
 
 MOAT_TEST(heap_trim, gives_the_free_end_back) {

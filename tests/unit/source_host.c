@@ -29,7 +29,7 @@ static int in_child(int (*check)(void)) {
 #define CHILD_CHECK(condition)                                                                                         \
     do {                                                                                                               \
         if (!(condition))                                                                                              \
-            return __LINE__ % 255 + 1; /* which line, as far as a status can tell */                                  \
+            return __LINE__ % 255 + 1; /* which line, as far as a status can tell */                                   \
     } while (0)
 
 /* ---- sbrk ---------------------------------------------------------------------------------------------------------- */
@@ -49,15 +49,14 @@ static int sbrk_pieces_follow_one_another(void) {
     CHILD_CHECK(source->release(source->context, second + 8 * KIB, 4 * KIB));
     CHILD_CHECK(sbrk(0) == second + 8 * KIB);
     CHILD_CHECK(source->acquire(source->context, SIZE_MAX, &got) == NULL);
-    CHILD_CHECK(sizeof got == 4 || source->acquire(source->context, SIZE_MAX / 4, &got) == NULL); /* the kernel refuses */
+    CHILD_CHECK(sizeof got == 4 ||
+                source->acquire(source->context, SIZE_MAX / 4, &got) == NULL); /* the kernel refuses */
     CHILD_CHECK(source->acquire(source->context, 0, &got) == NULL);
     CHILD_CHECK(errno == 123);
     return 0;
 }
 
-MOAT_TEST(source_sbrk, pieces_follow_one_another) {
-    CHECK_EQ(in_child(sbrk_pieces_follow_one_another), 0);
-}
+MOAT_TEST(source_sbrk, pieces_follow_one_another) { CHECK_EQ(in_child(sbrk_pieces_follow_one_another), 0); }
 
 static int sbrk_tolerates_others(void) {
     struct moat_sbrk_source state;
@@ -86,9 +85,7 @@ static int sbrk_tolerates_others(void) {
     return 0;
 }
 
-MOAT_TEST(source_sbrk, tolerates_others_who_move_the_break) {
-    CHECK_EQ(in_child(sbrk_tolerates_others), 0);
-}
+MOAT_TEST(source_sbrk, tolerates_others_who_move_the_break) { CHECK_EQ(in_child(sbrk_tolerates_others), 0); }
 
 /* ---- mmap ---------------------------------------------------------------------------------------------------------- */
 

@@ -55,7 +55,8 @@ MOAT_TEST(source_static, rounds_its_ends_inwards) {
 
 MOAT_TEST(source_static, feeds_a_heap_to_its_end) {
     struct moat_static_source state;
-    struct moat_heap_config config = {.source = moat_static_source_init(&state, memory, sizeof memory), .grow_bytes = 1024};
+    struct moat_heap_config config = {.source = moat_static_source_init(&state, memory, sizeof memory),
+                                      .grow_bytes = 1024};
     struct moat_heap *heap = moat_heap_create_from_source(&config);
     size_t blocks = 0;
     while (moat_heap_alloc(heap, 100) != NULL)
