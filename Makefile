@@ -78,7 +78,7 @@ TEST_HEAP := $(filter tests/unit/heap_%,$(SRC_TEST))
 OBJ_LIBRARY := $(patsubst %.c,$(B)/obj/lib/%.o,$(SRC_PARTS) $(SRC_ENTRY))
 OBJ_CLI := $(patsubst %.c,$(B)/obj/lib/%.o,$(SRC_CLI) $(SRC_REPORT) $(SRC_OPTION))
 
-.PHONY: all setup demo test check-deep lint install uninstall help clean tests-build man
+.PHONY: all setup demo test check-deep lint install uninstall help clean tests-build man bench
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -159,6 +159,9 @@ check-deep: tests-build ## the tests that take too long for `make test`
 
 demo: all ## the annotated reports of a small buggy program, then sqlite3 under Moat
 	@MOAT_BUILD=$(B) CC='$(CC)' CXX='$(CXX)' tests/demo/demo.sh
+
+bench: all ## what Moat costs, over six programs
+	@/usr/bin/python3 tests/programs/cost.py $(B)
 
 lint: all ## formatting, static checkers, include directions
 	@MOAT_BUILD=$(B) tests/lint/lint.sh

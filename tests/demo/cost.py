@@ -1,31 +1,31 @@
 """Runs sqlite3 over a script without and with Moat, compares what it prints and says what Moat cost.
 
-Usage: cost.py BUILD SCRIPT. Each way runs five times; the fastest time and the largest memory count."""
+Usage: cost.py BUILD SCRIPT MEASURE (tests/programs/measure, built). Each way runs five times; the fastest time and the largest memory count."""
 import os
 import subprocess
 import sys
-import time
 
 ROUNDS = 5
-build, script = sys.argv[1:]
+build, script, measure = sys.argv[1:]
 command = ["sqlite3", "-batch", ":memory:"]
 library = os.path.abspath(os.path.join(build, "libmoat.so"))
 
 
-def run(arguments, environment=None):
+def run(arguments):
     """Output, errors, status, seconds and peak KiB of one run."""
+    read_end, write_end = os.pipe()
     with open(script, "rb") as source:
-        began = time.monotonic()
-        process = subprocess.Popen(arguments, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   env={**os.environ, **(environment or {})})
-        output, errors = process.stdout.read(), process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        return output, errors, process.returncode, time.monotonic() - began, usage.ru_maxrss
+        process = subprocess.Popen(["sh", "-c", f'exec "$@" 3>&{write_end}', "sh", measure] + arguments, stdin=source,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[write_end])
+    os.close(write_end)
+    output, errors = process.communicate()
+    with os.fdopen(read_end) as results:
+        microseconds, peak = map(int, results.read().split())
+    return output, errors, process.returncode, microseconds / 1e6, peak
 
 
 plain = [run(command) for _ in range(ROUNDS)]
-guarded = [run(command, {"LD_PRELOAD": library}) for _ in range(ROUNDS)]
+guarded = [run(["env", "LD_PRELOAD=" + library] + command) for _ in range(ROUNDS)]
 through = run([os.path.join(build, "moat"), "run", "-o", "summary=1", "--"] + command)
 
 faults = []

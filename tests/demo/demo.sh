@@ -61,4 +61,5 @@ done
 
 say "a large program: sqlite3 with a ledger of 30,000 postings" \
     "The same script runs without and with Moat; outputs are compared, time and peak memory measured."
-exec /usr/bin/python3 "$here/cost.py" "$build" "$here/ledger.sql"
+${CC:-gcc} -O1 -o "$work/measure" tests/programs/measure.c || fail "the measuring program does not build"
+exec /usr/bin/python3 "$here/cost.py" "$build" "$here/ledger.sql" "$work/measure"
