@@ -26,6 +26,7 @@ struct moat_unwind_state {
     int (*walk)(int (*frame)(void *unwinder, void *context), void *context); /* libgcc's */
     uintptr_t (*walk_pc)(void *unwinder);
     void *(*enclosing)(void *pc); /* the start of the function that has unwind information for pc */
+    _Atomic bool walk_ready;      /* libgcc was seen to have unwind information for itself */
     _Atomic bool loader_active;   /* the loader allocated or freed since unloads were last counted */
     _Atomic bool distrust;        /* libunwind's cache may hold rules of code that is gone: do not use it any more */
     _Atomic size_t unloads;       /* as last counted */

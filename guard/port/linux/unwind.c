@@ -146,6 +146,15 @@ static int moat_walk_visit(void *unwinder, void *context) {
     return MOAT_WALK_ON;
 }
 
+/* libgcc aborts when it finds no unwind information for itself. In a static program that is so until the C run-time's own
+ * constructor has registered it, which comes after ours. */
+static bool moat_unwind_walk_is_ready(void) {
+    if (!atomic_load_explicit(&own->walk_ready, memory_order_relaxed) && own->walk && own->enclosing &&
+        own->enclosing((unsigned char *)(uintptr_t)own->walk + 2)) /* two bytes in: it looks before the address given */
+        atomic_store_explicit(&own->walk_ready, true, memory_order_relaxed);
+    return atomic_load_explicit(&own->walk_ready, memory_order_relaxed);
+}
+
 /* The return addresses from the caller of this function outwards, Moat's own frames among them. */
 static __attribute__((noinline)) size_t moat_unwind_walk(uintptr_t *frames, size_t most) {
     if (own->backtrace && !atomic_load_explicit(&own->distrust, memory_order_relaxed)) {
@@ -153,7 +162,7 @@ static __attribute__((noinline)) size_t moat_unwind_walk(uintptr_t *frames, size
         return count > 0 ? (size_t)count : 0;
     }
     struct moat_walk walk = {frames, most, 0};
-    if (own->walk)
+    if (moat_unwind_walk_is_ready())
         (void)own->walk(moat_walk_visit, &walk);
     return walk.count;
 }
