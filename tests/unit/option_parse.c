@@ -105,6 +105,8 @@ MOAT_TEST(option, ranges_hold_at_both_ends) {
                   "option secret=18446744073709551616 is out of range: it takes 0 to 18446744073709551615");
     check_refused("quarantine=18446744073709551615K",
                   "option quarantine=18446744073709551615K is out of range: it takes 0 to 16G bytes");
+    check_refused("quarantine=18014398509481985K", /* 2^64 + 1024 */
+                  "option quarantine=18014398509481985K is out of range: it takes 0 to 16G bytes");
 }
 
 MOAT_TEST(option, nonsense_is_named) {

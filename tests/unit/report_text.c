@@ -438,6 +438,8 @@ MOAT_TEST(text, bad_bytes_are_read_for_the_human) {
     check_reading("\xff\xff\xff\x94\x95\x96\x97\x98", "  3 bytes of 0xff; 91 92 93 before\n");
     check_reading("\x80\x81\x82\x94\x95\x96\x97\x98", "   91 92 93 before\n"); /* nothing to say of them */
     check_reading("\x00\x90\xf7\x12\xab\x7f\0\0", "  a pointer, 0x7fab12f79000; ");
+    check_reading("\x91\x90\xf7\x12\xab\x7f\0\0",
+                  "  a pointer, 0x7fab12f79091; "); /* its first byte was there already */
 }
 
 MOAT_TEST(text, a_pointer_names_the_block_it_points_into) {

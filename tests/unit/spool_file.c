@@ -19,7 +19,7 @@
 
 #define RECORD_BYTES 100
 #define WRITERS 4
-#define EACH_WRITES 200
+#define EACH_WRITES 2000
 
 static char path[64];
 static unsigned char record[RECORD_BYTES];
