@@ -155,7 +155,8 @@ void *moat_pages_map(size_t size_bytes, size_t alignment) {
 }
 
 void *moat_pages_reserve(size_t size_bytes, size_t alignment) {
-    return moat_pages_map_listed(moat_pages_round(size_bytes), alignment, PROT_NONE, 0); /* counted when committed: what cannot be had must fail */
+    return moat_pages_map_listed(moat_pages_round(size_bytes), alignment, PROT_NONE,
+                                 0); /* counted when committed: what cannot be had must fail */
 }
 
 bool moat_pages_commit(void *start, size_t size_bytes) {
