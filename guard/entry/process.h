@@ -11,6 +11,7 @@
 #include "guard/engine/large.h"
 #include "guard/option/option.h"
 #include "guard/port/linux/lock.h"
+#include "guard/port/linux/walk.h"
 #include "guard/report/report.h"
 #include "moat/heap.h"
 
@@ -55,7 +56,6 @@ struct moat_thread {
     struct moat_shard *shard;
     uint16_t number; /* from 1, in order of first allocation */
     pid_t tid;
-    bool capturing;    /* the stack cache below is being changed */
     unsigned shielded; /* > 0: inside Moat's own work: no stacks, no findings from here */
     uint64_t sequence_next;
     uint64_t sequence_end;
@@ -64,6 +64,7 @@ struct moat_thread {
     uintptr_t cached_pc[MOAT_STACK_FRAMES_MAX];
     uint32_t cached_id[MOAT_STACK_FRAMES_MAX];
     uintptr_t frames[MOAT_STACK_FRAMES_MAX + 16 /* MOAT_UNWIND_SLACK */];
+    struct moat_walk_memory walk;
 };
 
 /* How many different bugs a process tells apart; further ones are printed each time. */

@@ -35,18 +35,18 @@ static uint32_t intern_cached(struct moat_thread *self, size_t count, bool compl
 }
 
 uint32_t moat_stack_capture(struct moat_thread *self, uintptr_t caller) {
-    if (!moat_process.options.stacks || self == &moat_process.spare) {
-        return 0;
+    if (!moat_process.options.stacks || self == &moat_process.spare ||
+        atomic_load_explicit(&moat_process.stage, memory_order_relaxed) < MOAT_STAGE_RUNNING) {
+        return 0; /* before the constructor, static programs cannot even tell their modules */
     }
-    if (self->capturing || self->shielded != 0) {
+    struct moat_unwind_frame here;
+    if (self->shielded != 0 || !moat_unwind_enter(&here)) {
         return moat_stack_intern(&caller, 1, false); /* from the unwinder itself, or a signal that interrupted it */
     }
-    self->capturing = true;
-    atomic_signal_fence(memory_order_seq_cst);
     bool complete = false;
-    size_t count = moat_unwind_capture(self->frames, moat_process.options.stack_frames, caller, &complete);
+    size_t most = moat_process.options.stack_frames;
+    size_t count = moat_unwind_capture_next(&self->walk, self->frames, most, caller, &complete);
     uint32_t id = intern_cached(self, count, complete);
-    atomic_signal_fence(memory_order_seq_cst);
-    self->capturing = false;
+    moat_unwind_leave(&here);
     return id;
 }

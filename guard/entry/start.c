@@ -124,7 +124,11 @@ void moat_start_late(void) {
     static bool done;
     if (!done && atomic_load(&moat_process.stage) >= MOAT_STAGE_EARLY) {
         done = true;
-        moat_unwind_init();
+        if (moat_walk_is_available()) {
+            moat_unwind_init_own();
+        } else {
+            moat_unwind_init();
+        }
     }
 }
 

@@ -64,7 +64,14 @@ struct moat_thread *moat_thread_enter(void) {
         return &moat_process.spare;
     }
     uint32_t number = atomic_fetch_add(&moat_process.thread_count, 1) + 1;
-    *self = (struct moat_thread){.number = (uint16_t)((number - 1) % UINT16_MAX + 1)};
+    /* A slot is large and mostly never touched: only what its last thread may have left is cleared. */
+    self->number = (uint16_t)((number - 1) % UINT16_MAX + 1);
+    self->next_free = NULL;
+    self->shielded = 0;
+    self->sequence_next = self->sequence_end = 0;
+    self->cached_count = 0;
+    self->walk.count = 0;
+    self->walk.stack_end = 0;
     self->tid = (pid_t)syscall(SYS_gettid);
     self->shard = &moat_process.shards[(number - 1) % moat_process.shard_count];
     moat_thread_current = self;

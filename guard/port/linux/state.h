@@ -8,6 +8,7 @@
 #include "guard/port/linux/pages.h"
 #include "guard/port/linux/port.h"
 #include "guard/port/linux/syscall.h"
+#include "guard/port/linux/walk.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -32,6 +33,22 @@ struct moat_unwind_state {
     _Atomic size_t unloads;       /* as last counted */
     _Atomic uintptr_t end[MOAT_UNWIND_ENDS];     /* return addresses seen to end a stack properly, by hash */
     _Atomic uintptr_t not_end[MOAT_UNWIND_ENDS]; /* and those that do not */
+};
+
+/* ---- walk.c ---- */
+
+enum { MOAT_WALK_RULE_BITS = 15 };
+
+/* A cached rule; key is address and module, masked with the rule. */
+struct moat_walk_rule {
+    _Atomic uint64_t key;
+    _Atomic uint64_t rule;
+};
+
+struct moat_walk_state {
+    struct moat_walk_rule *rules;
+    uint16_t settled_modules; /* modules with lower indices are never unloaded */
+    struct moat_walk_memory scratch; /* for stacks of faults, one at a time */
 };
 
 /* ---- module.c ---- */
@@ -122,6 +139,7 @@ struct moat_output_state {
 
 struct moat_port_state {
     struct moat_unwind_state unwind;
+    struct moat_walk_state walk;
     struct moat_module_state module;
     struct moat_symtab_state symtab;
     struct moat_pages_state pages;

@@ -7,6 +7,7 @@
 #include "guard/port/linux/unwind.h"
 #include "guard/port/linux/roots.h"
 #include "guard/port/linux/state.h"
+#include "guard/port/linux/walk.h"
 
 #include <dlfcn.h>
 #include <link.h>
@@ -34,10 +35,6 @@ static struct moat_unwind_state *const own = &moat_port_state.unwind;
 
 /* Marks the frame of a running capture; anything that is not its own address will do. */
 #define MOAT_UNWIND_MARK ((uintptr_t)0x6d6f6174)
-
-struct moat_unwind_frame {
-    volatile uintptr_t mark; /* its own address and MOAT_UNWIND_MARK while it runs */
-};
 
 /* This thread's running capture; NULL: none. */
 static _Thread_local struct moat_unwind_frame *moat_unwind_running __attribute__((tls_model("initial-exec")));
@@ -104,6 +101,7 @@ static size_t moat_unwind_count_unloads(void) {
 }
 
 void moat_unwind_init_early(void) {
+    moat_walk_init();
     if (!own->walk && &_Unwind_Backtrace && &_Unwind_GetIP && &_Unwind_FindEnclosingFunction) {
         own->walk_pc = _Unwind_GetIP;
         own->enclosing = _Unwind_FindEnclosingFunction;
@@ -114,8 +112,15 @@ void moat_unwind_init_early(void) {
 void moat_unwind_init(void) {
     int kept = errno;
     moat_unwind_load_libunwind();
+    moat_unwind_init_own();
+    errno = kept;
+}
+
+void moat_unwind_init_own(void) {
+    int kept = errno;
     moat_unwind_load_libgcc();
     moat_unwind_init_early();
+    moat_walk_modules_settled();
     atomic_store(&own->unloads, moat_unwind_count_unloads());
     /* Once for nothing, so that what the unwinders set up at first use is not set up inside some malloc. */
     uintptr_t frames[1 + MOAT_UNWIND_SLACK];
@@ -192,7 +197,7 @@ static bool moat_unwind_on_signal_stack(void) {
 
 /* Starts a capture, unless one of this thread is under way further out. One that a signal handler left by longjmp is not:
  * then what asks now is no deeper on the same stack, or has overwritten the other's mark. */
-static bool moat_unwind_enter(struct moat_unwind_frame *here) {
+bool moat_unwind_enter(struct moat_unwind_frame *here) {
     struct moat_unwind_frame *running = moat_unwind_running;
     uintptr_t mark;
     if (running && (here < running || moat_unwind_on_signal_stack()) &&
@@ -204,7 +209,7 @@ static bool moat_unwind_enter(struct moat_unwind_frame *here) {
     return true;
 }
 
-static void moat_unwind_leave(struct moat_unwind_frame *here) {
+void moat_unwind_leave(struct moat_unwind_frame *here) {
     moat_unwind_running = NULL;
     here->mark = 0;
 }
@@ -253,18 +258,42 @@ size_t moat_unwind_capture(uintptr_t *frames, size_t most, uintptr_t caller_pc, 
     struct moat_unwind_frame here;
     frames[0] = caller_pc;
     *complete = false;
-    if ((!own->backtrace && !own->walk) || !moat_unwind_enter(&here))
+    if (!moat_unwind_enter(&here))
         return 1;
-    int kept = errno;
-    moat_unwind_watch_loader(caller_pc);
+    size_t count = moat_unwind_capture_next(NULL, frames, most, caller_pc, complete);
+    moat_unwind_leave(&here);
+    return count;
+}
+
+/* By a loaded unwinder, which knows every form of frame. */
+static size_t moat_unwind_load_walk(uintptr_t *frames, size_t most, uintptr_t caller_pc, bool *complete) {
+    if (!own->backtrace && !own->walk)
+        return 1;
     size_t count = moat_unwind_walk(frames, most + MOAT_UNWIND_SLACK);
     bool filled = count == most + MOAT_UNWIND_SLACK;
     count = moat_unwind_trim(frames, count, caller_pc);
     if (count > most)
-        count = most;
-    else if (!filled)
+        return most;
+    if (!filled)
         *complete = moat_unwind_ends_at(frames[count - 1]);
-    moat_unwind_leave(&here);
+    return count;
+}
+
+size_t moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t *frames, size_t most, uintptr_t caller_pc,
+                                bool *complete) {
+    size_t count = 0;
+    bool walked_all = false;
+    int kept = errno;
+    frames[0] = caller_pc;
+    *complete = false;
+    moat_unwind_watch_loader(caller_pc);
+    if (memory && moat_walk(memory, frames, most + MOAT_UNWIND_SLACK, &count, &walked_all) != MOAT_WALK_HARD) {
+        count = moat_unwind_trim(frames, count, caller_pc);
+        *complete = walked_all && count <= most;
+        count = count < most ? count : most;
+    } else {
+        count = moat_unwind_load_walk(frames, most, caller_pc, complete);
+    }
     errno = kept;
     return count;
 }
@@ -330,6 +359,33 @@ static bool moat_context_after_wild_call(const ucontext_t *context, ucontext_t *
 #endif
 }
 
+/* The walk by own rules, from the context's registers. Gives 0 when it takes an unwinder. */
+static size_t moat_context_walk_own(const ucontext_t *context, uintptr_t *frames, size_t most) {
+#ifdef __x86_64__
+    ucontext_t returned;
+    struct moat_walk_memory *scratch = &moat_port_state.walk.scratch;
+    size_t count = 0;
+    bool complete;
+    bool wild = moat_context_after_wild_call(context, &returned);
+    const greg_t *registers = wild ? returned.uc_mcontext.gregs : context->uc_mcontext.gregs;
+    uintptr_t pc = (uintptr_t)registers[REG_RIP] - wild; /* a return address is looked up at the byte before it */
+    if (!moat_walk_is_available() ||
+        !moat_walk_registers(scratch, pc, (uintptr_t)registers[REG_RSP], (uintptr_t)registers[REG_RBP], frames + wild,
+                             most - wild, &count, &complete))
+        return 0;
+    if (wild) {
+        frames[0] = moat_context_pc(context);
+        frames[1] += 1;
+    }
+    return count + wild;
+#else
+    (void)context;
+    (void)frames;
+    (void)most;
+    return 0;
+#endif
+}
+
 size_t moat_unwind_from_context(void *ucontext, uintptr_t *frames, size_t most) {
     struct moat_unwind_frame here;
     ucontext_t *context = ucontext;
@@ -339,7 +395,10 @@ size_t moat_unwind_from_context(void *ucontext, uintptr_t *frames, size_t most) 
     if (moat_unwind_enter(&here)) {
         ucontext_t returned;
         bool has_cursor = own->cursor_init && own->cursor_step && own->cursor_register;
-        if (has_cursor && moat_context_after_wild_call(context, &returned)) {
+        count = moat_context_walk_own(context, frames, most);
+        if (count != 0) {
+            /* walked already */
+        } else if (has_cursor && moat_context_after_wild_call(context, &returned)) {
             frames[0] = pc;
             count = 1 + moat_context_walk_cursor(&returned, 0, frames + 1, most - 1);
         } else if (has_cursor) {

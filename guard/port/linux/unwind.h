@@ -16,6 +16,10 @@
  * Context: not from a handler. May be left out: captures then give the caller's frame only. */
 void moat_unwind_init(void);
 
+/* The same without libunwind, for where moat_walk follows nearly every stack and libgcc's unwinder can do the rest. libunwind checks
+ * addresses through a pipe: two descriptors that a program did not open, read from even after the program reused them. */
+void moat_unwind_init_own(void);
+
 /* Before the C library is ready nothing can be loaded; what the program brings itself, libgcc's, will do until then. */
 void moat_unwind_init_early(void);
 
@@ -29,6 +33,20 @@ void moat_unwind_init_early(void);
  * (the unwinder may take the loader's lock, and the loader calls malloc under it). errno is kept. Safe to enter again
  * from a signal handler. */
 size_t moat_unwind_capture(uintptr_t *frames, size_t most, uintptr_t caller_pc, bool *complete);
+
+/* A capture under way, on its own stack frame. A signal handler that allocates meanwhile must not enter as well; one that leaves by
+ * longjmp leaves no trace. */
+struct moat_unwind_frame {
+    volatile uintptr_t mark; /* its own address and a constant while it runs */
+};
+bool moat_unwind_enter(struct moat_unwind_frame *here);
+void moat_unwind_leave(struct moat_unwind_frame *here);
+
+/* The same as capture, between enter and leave, and incrementally: walks only as far as the stack differs from the thread's latest one.
+ * `memory` is the thread's own; NULL: walks all. */
+struct moat_walk_memory;
+size_t moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t *frames, size_t most, uintptr_t caller_pc,
+                                bool *complete);
 
 /* The stack of what a signal interrupted.
  * Takes:   ucontext, the third argument of a handler set with SA_SIGINFO; frames with room for most +
