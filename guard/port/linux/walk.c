@@ -201,9 +201,12 @@ static bool remember(struct moat_walk_memory *memory, uint32_t kept, uint32_t fr
     if (kept + fresh_count > MOAT_WALK_FRAMES_MAX) {
         return false;
     }
+    memory->count = 0; /* a signal handler may leave by longjmp in between: then nothing is remembered rather than half of it */
+    atomic_signal_fence(memory_order_seq_cst);
     for (uint32_t i = 0; i < fresh_count; i++) {
         memory->frames[kept + i] = memory->fresh[fresh_count - 1 - i];
     }
+    atomic_signal_fence(memory_order_seq_cst);
     memory->count = kept + fresh_count;
     return true;
 }
