@@ -228,10 +228,10 @@ static void overflow_extend(struct moat_guard *guard, const struct moat_block_fa
                       moat_guard_backend_agrees(guard, next))) {
             return;
         }
-        /* A whole header that the backend no longer knows: the bytes ended in the backend's word before it. */
-        uintptr_t reached = !lost ? next - MOAT_LEAD_BYTES - 1 : front.count != 0 ? next + (uintptr_t)front.last
-                                                                                   : next - MOAT_LEAD_BYTES;
-        int64_t last = (int64_t)(reached - (uintptr_t)facts->address);
+        /* A whole header that the backend no longer knows: the bytes ended in the backend's word before it, of which the first
+         * at least is bad. */
+        int64_t distance = (int64_t)(next - (uintptr_t)facts->address);
+        int64_t last = !lost ? damage->last + 1 : distance + (front.count != 0 ? front.last : -(int64_t)MOAT_LEAD_BYTES);
         damage->count += (uint64_t)(last - damage->last);
         damage->last = last;
         moat_guard_retire(guard, next);
@@ -358,7 +358,7 @@ static void diagnose_stranger(struct moat_guard *guard, uintptr_t address, const
     uintptr_t user = moat_guard_block_at(guard, address, &finding->block);
     if (user != 0) {
         finding->place = MOAT_PLACE_BLOCK;
-        finding->first = (int64_t)(address - user);
+        finding->first = (intptr_t)(address - user); /* negative before the block */
         finding->last = finding->first;
     } else if (range_of(guard, address) != NULL) {
         finding->place = MOAT_PLACE_FREE;
