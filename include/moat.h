@@ -18,7 +18,9 @@
 #include "moat/finding.h"
 #include "moat/version.h"
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,6 +46,31 @@ MOAT_FUNCTION const char *moat_version(void);
  * Context: any thread; not from a signal handler, and not from moat_on_finding. Threads that allocate meanwhile wait for
  *          a few blocks at a time, not for the whole of it. */
 MOAT_FUNCTION size_t moat_check(void);
+
+/* Changes an option while the program runs, written as in MOAT_OPTIONS: "fail_every=100". moat-options(7) says which may be.
+ * Gives:   true when it is in force.
+ * Fails:   false with errno EINVAL for an unknown key or a value out of range (a line says which), EPERM for an option that is fixed
+ *          at the start; nothing changes.
+ * Context: one thread at a time. */
+MOAT_FUNCTION bool moat_set_option(const char *setting);
+
+/* Where the memory is. Sums over all of malloc's heaps and the program's guarded allocators, which are looked at one after the other. */
+struct moat_statistics {
+    uint64_t allocations, frees; /* so far */
+    uint64_t live_blocks, live_bytes;  /* bytes as requested */
+    uint64_t peak_bytes;               /* sum of each heap's own peak of live_bytes */
+    uint64_t large_blocks, large_bytes; /* of the live ones, those with pages of their own */
+    uint64_t header_bytes, zone_bytes; /* around live blocks */
+    uint64_t quarantine_blocks, quarantine_bytes;
+    uint64_t retired_blocks;           /* found damaged and never used again */
+    uint64_t heap_bytes;               /* from the system, for all but large blocks */
+    uint64_t free_bytes, largest_free_bytes;
+    uint64_t stack_frames, stack_bytes, stacks_lost;
+    uint64_t map_bytes;
+    uint64_t own_bytes;                /* mapped for Moat's tables, stacks and map among them */
+    uint32_t fragmentation_permille;   /* free memory that is not in the largest free block */
+};
+MOAT_FUNCTION void moat_stats(struct moat_statistics *statistics);
 
 /* ---- said to Moat: functions that the program may define -------------------------------------------------------------- */
 

@@ -124,6 +124,9 @@ static void print_man(void) {
         const struct moat_option_info *info = &moat_option_table[i];
         printf(".TP\n.B %s\n", info->name);
         print_roff(info->help);
+        if (info->live) {
+            printf("It may be changed while the program runs, with moat_set_option.\n");
+        }
         printf(".br\nDefault: ");
         print_roff(default_of(info, room));
         printf(".br\nRange: ");

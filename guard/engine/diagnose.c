@@ -392,7 +392,10 @@ bool moat_guard_diagnose_call(struct moat_guard *guard, void *user, const struct
             guard->counts.frees++;
             guard->counts.live_blocks--;
             /* A size that was lost (no allocation has number 0) stays in the sum: rather too much than less than nothing. */
-            guard->counts.live_bytes -= moat_header_sequence(header) != 0 ? moat_header_size(header) : 0;
+            if (moat_header_sequence(header) != 0) {
+                guard->counts.live_bytes -= moat_header_size(header);
+                guard->counts.dressed_bytes -= MOAT_LEAD_BYTES + moat_header_size(header) + moat_header_rear(header);
+            }
         }
         return false;
     }

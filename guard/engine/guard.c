@@ -88,6 +88,7 @@ void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignm
     guard->counts.allocations++;
     guard->counts.live_blocks++;
     guard->counts.live_bytes += size_bytes;
+    guard->counts.dressed_bytes += MOAT_LEAD_BYTES + size_bytes + rear_bytes;
     if (guard->counts.live_bytes > guard->counts.peak_bytes) {
         guard->counts.peak_bytes = guard->counts.live_bytes;
     }
@@ -153,6 +154,7 @@ bool moat_guard_claim(struct moat_guard *guard, void *user, const struct moat_ca
     guard->counts.frees++;
     guard->counts.live_blocks--;
     guard->counts.live_bytes -= size;
+    guard->counts.dressed_bytes -= MOAT_LEAD_BYTES + size + moat_header_rear(header);
     *size_bytes = (size_t)size;
     return true;
 }
@@ -307,6 +309,7 @@ bool moat_guard_resize(struct moat_guard *guard, void *user, size_t size_bytes, 
     }
     size_t rear_bytes = usable_bytes - MOAT_LEAD_BYTES - size_bytes;
     rear_bytes = rear_bytes < MOAT_REAR_BYTES_MAX ? rear_bytes : MOAT_REAR_BYTES_MAX;
+    guard->counts.dressed_bytes += size_bytes + rear_bytes - old_bytes - moat_header_rear(header);
     /* The latest caller is who made the block what it is: its stack replaces the first one's. */
     header->allocation_stack = call->stack;
     header->allocation_thread = call->thread;

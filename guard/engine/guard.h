@@ -37,6 +37,7 @@ struct moat_locator {
 
 struct moat_guard_counts {
     uint64_t live_blocks, live_bytes, peak_bytes;
+    uint64_t dressed_bytes; /* live blocks with header and zones */
     uint64_t allocations, frees;
     uint64_t retired_blocks;
 };

@@ -13,6 +13,7 @@ void moat_map_init(struct moat_block_map *map, const struct moat_source *memory)
         atomic_init(&map->root[i], NULL);
     }
     map->memory = memory;
+    atomic_init(&map->memory_bytes, 0);
 }
 
 static size_t root_index(uintptr_t address) { return address >> MOAT_WINDOW_SHIFT >> MOAT_MAP_LEAF_BITS; }
@@ -36,9 +37,11 @@ struct moat_span *moat_map_find(const struct moat_block_map *map, uintptr_t addr
     return range;
 }
 
-static void *memory_get(const struct moat_block_map *map, size_t size_bytes) {
-    size_t got_bytes;
-    return map->memory->acquire(map->memory->context, size_bytes, &got_bytes);
+static void *memory_get(struct moat_block_map *map, size_t size_bytes) {
+    size_t got_bytes = 0;
+    void *memory = map->memory->acquire(map->memory->context, size_bytes, &got_bytes);
+    atomic_fetch_add_explicit(&map->memory_bytes, memory == NULL ? 0 : got_bytes, memory_order_relaxed);
+    return memory;
 }
 
 static struct moat_map_leaf *leaf_get(struct moat_block_map *map, uintptr_t address) {

@@ -44,10 +44,16 @@ struct moat_span {
 struct moat_block_map {
     _Atomic(void *) root[(size_t)1 << (48u - MOAT_WINDOW_SHIFT - 13u)];
     const struct moat_source *memory; /* zeroed memory for leaves, records and bits */
+    _Atomic(size_t) memory_bytes;     /* taken from it */
 };
 
 /* Prepares a map. `memory` must give zeroed memory and stay valid. */
 void moat_map_init(struct moat_block_map *map, const struct moat_source *memory);
+
+/* How much memory the map itself takes. */
+static inline size_t moat_map_bytes(const struct moat_block_map *map) {
+    return atomic_load_explicit(&map->memory_bytes, memory_order_relaxed);
+}
 
 /* Adds memory that `guard` takes blocks from; splits it at window boundaries.
  * Fails:   false when there is no memory for the bits; nothing is added then.

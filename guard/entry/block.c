@@ -163,7 +163,36 @@ void *moat_block_allocate_from(struct moat_shard *shard, const struct moat_reque
     return user;
 }
 
+static void *allocate_now(const struct moat_request *request);
+
+/* The failure that the options asked for. */
+static MOAT_COLD void *injected(size_t size_bytes, size_t alignment, unsigned family, unsigned when, uintptr_t caller) {
+    struct moat_thread *self = moat_thread_self();
+    struct moat_finding finding = {.kind = MOAT_OUT_OF_MEMORY,
+                                   .when = (uint8_t)when,
+                                   .argument = MOAT_ARGUMENT_INJECTED,
+                                   .caller_family = (uint8_t)family,
+                                   .thread = self->number,
+                                   .found_stack = moat_stack_capture(self, caller),
+                                   .argument_value = {size_bytes, alignment}};
+    moat_finding_report(&finding);
+    errno = ENOMEM;
+    return NULL;
+}
+
+/* Whether this allocation of the program's own is one that is to fail. */
+static bool is_injected(const struct moat_thread *self) {
+    return __builtin_expect(moat_process.failing, 0) && moat_process.started && self->shielded == 0 && moat_tune_fails();
+}
+
 void *moat_block_allocate(const struct moat_request *request) {
+    if (is_injected(moat_thread_self())) {
+        return injected(request->size_bytes, request->alignment, request->family, MOAT_WHEN_CALL, request->caller);
+    }
+    return allocate_now(request);
+}
+
+static void *allocate_now(const struct moat_request *request) {
     struct moat_thread *self = moat_thread_self();
     if (__builtin_expect(request->size_bytes > PTRDIFF_MAX, 0)) {
         return moat_block_refuse(MOAT_ARGUMENT_SIZE, request->size_bytes, 0, ENOMEM, request->caller);
@@ -408,7 +437,7 @@ static MOAT_COLD void *resize_refused(struct moat_shard *shard, void *user, size
         errno = ENOMEM;
         return NULL;
     }
-    void *moved = moat_block_allocate(&request);
+    void *moved = allocate_now(&request);
     if (moved != NULL) {
         memcpy(moved, user, facts.size_bytes < size_bytes ? (size_t)facts.size_bytes : size_bytes);
     }
@@ -424,7 +453,7 @@ static MOAT_COLD void *resize_mixed(void *user, size_t size_bytes, struct moat_t
                                     uintptr_t caller) {
     struct moat_request request = {.size_bytes = size_bytes, .alignment = 1, .family = MOAT_FAMILY_MALLOC, .caller = caller};
     size_t old_bytes = moat_block_size(user);
-    void *moved = moat_block_allocate(&request);
+    void *moved = allocate_now(&request);
     if (moved != NULL) {
         memcpy(moved, user, old_bytes < size_bytes ? old_bytes : size_bytes);
         free_as(user, self, call->stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC, MOAT_CLAIMED_NOTHING, NULL);
@@ -436,6 +465,9 @@ void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
     struct moat_thread *self = moat_thread_self();
     if (size_bytes > PTRDIFF_MAX) {
         return moat_block_refuse(MOAT_ARGUMENT_SIZE, size_bytes, 0, ENOMEM, caller);
+    }
+    if (is_injected(self)) {
+        return injected(size_bytes, 1, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC, caller);
     }
     uint32_t stack = moat_stack_capture(self, caller);
     struct moat_call call = call_make(self, event_now(self), stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC);
@@ -456,7 +488,7 @@ void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
     }
     struct moat_request request = {
         .size_bytes = size_bytes, .alignment = 1, .family = MOAT_FAMILY_MALLOC, .caller = caller};
-    void *moved = moat_block_allocate(&request);
+    void *moved = allocate_now(&request);
     if (moved == NULL) {
         return NULL;
     }

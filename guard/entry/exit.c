@@ -48,6 +48,12 @@ static int last_check(int status, bool whole) {
     if (whole && options->leak_check) {
         moat_leak_check(&summary, note, sizeof note);
     }
+    if (atomic_load(&moat_process.budget_met)) {
+        moat_note("the memory budget was met: stacks were left out or freed blocks held back for less long");
+    }
+    if (options->stats) {
+        moat_stats_note();
+    }
     summary_send(&summary, note);
     if (corrupt) {
         if (whole && options->on_error != MOAT_ON_ERROR_CONTINUE) {

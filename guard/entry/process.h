@@ -114,6 +114,11 @@ struct moat_process {
     _Atomic(uint64_t) findings;      /* printed */
     _Atomic(uint64_t) repeats;
     _Atomic(uint64_t) suppressed;
+    _Atomic(uint64_t) own_bytes; /* mapped for Moat's own tables */
+    _Atomic(bool) budget_met;
+    _Atomic(uint64_t) failable;  /* allocations that failure injection has counted */
+    bool failing;                /* failure injection is on */
+    bool started;                /* main is about to run, or runs */
     bool has_suppressions;
     struct moat_reporting reporting;
 };
@@ -227,6 +232,20 @@ void *moat_block_refuse(unsigned argument, uint64_t value0, uint64_t value1, int
  * Takes:   try_locks: from a handler, where a lock may be held for good: what cannot be locked is left out.
  * Gives:   the number of findings; *corrupt: one of them is a corruption that on_error speaks of. */
 uint64_t moat_block_sweep(unsigned when, uintptr_t caller, bool try_locks, bool *corrupt);
+
+/* ---- tune.c, stats.c ------------------------------------------------------------------------------------------------- */
+
+/* Puts the options that may change while the program runs into force. */
+void moat_tune_apply(void);
+/* Whether this allocation is to fail; counts it. Only asked while moat_process.failing. */
+bool moat_tune_fails(void);
+/* Memory for Moat's tables, counted against the budget: what is needed is given past it, what is spare is not. */
+const struct moat_source *moat_tune_needed_memory(void);
+const struct moat_source *moat_tune_spare_memory(void);
+/* Lets a guard hold back no more than its share of what the budget leaves. */
+void moat_tune_limit_quarantine(struct moat_guard *guard);
+/* The line of stats=1. */
+void moat_stats_note(void);
 
 /* ---- finding.c --------------------------------------------------------------------------------------------------------- */
 

@@ -27,6 +27,7 @@ static void *chunk_acquire(void *context, size_t size_bytes, size_t *got_bytes) 
         moat_pages_unmap(start, chunk_bytes);
         return NULL;
     }
+    moat_tune_limit_quarantine(&shard->guard);
     *got_bytes = chunk_bytes;
     return start;
 }
@@ -66,12 +67,13 @@ void moat_shards_init(void) {
     moat_process.large_config.scan_bytes = SIZE_MAX / 4;
     struct moat_locator locator = {moat_large_find, moat_large_next, &moat_process.large_table};
     moat_guard_init(&large->guard, &moat_process.large_config, moat_large_backend(), &moat_process.large_table, locator,
-                    moat_pages_source());
+                    moat_tune_needed_memory());
     large->guard.rear_optional = true;
     large->guard.fresh_is_zero = true;
     large->large = &moat_process.large_table;
     large->ready = moat_large_init(&moat_process.large_table, &large->guard, &page_operations,
-                                   (uint32_t)moat_process.options.large_blocks, moat_pages_source());
+                                   (uint32_t)moat_process.options.large_blocks,
+                                   moat_pages_source()); /* mostly never touched: not counted against the budget */
 }
 
 bool moat_shard_open(struct moat_shard *shard) {
@@ -87,7 +89,8 @@ bool moat_shard_open(struct moat_shard *shard) {
         return false;
     }
     struct moat_locator locator = {map_find, map_next, &moat_process.map};
-    moat_guard_init(&shard->guard, &moat_process.config, moat_heap_backend(), shard->heap, locator, moat_pages_source());
+    moat_guard_init(&shard->guard, &moat_process.config, moat_heap_backend(), shard->heap, locator, moat_tune_spare_memory());
+    moat_tune_limit_quarantine(&shard->guard);
     shard->ready = true;
     return true;
 }

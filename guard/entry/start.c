@@ -91,14 +91,9 @@ static void config_fill(void) {
                                                                    : MOAT_SHARDS_AUTO_MAX;
     moat_process.config = (struct moat_guard_config){
         .secret = options->secret != 0 ? options->secret : moat_random_secret(),
-        .rear_bytes = (size_t)options->redzone,
-        .fill_bytes = (size_t)options->fill,
         .scan_bytes = (size_t)options->large + (size_t)options->redzone,
-        .near_bytes = (size_t)options->quarantine,
-        .far_bytes = (size_t)options->quarantine_far / moat_process.shard_count,
-        .far_one_in = (uint32_t)options->quarantine_far_one_in,
-        .realloc_always_moves = options->realloc_moves == MOAT_REALLOC_MOVES_ALWAYS,
     };
+    moat_tune_apply();
 }
 
 void moat_start(char *const *environment) {
@@ -110,8 +105,8 @@ void moat_start(char *const *environment) {
         atomic_store(&moat_process.sequence, 1);
         options_read(environment);
         config_fill();
-        moat_map_init(&moat_process.map, moat_pages_source());
-        moat_depot_init(&moat_process.depot, moat_pages_source(), moat_module_of);
+        moat_map_init(&moat_process.map, moat_tune_needed_memory());
+        moat_depot_init(&moat_process.depot, moat_tune_spare_memory(), moat_module_of);
         moat_process.spare.shard = &moat_process.shards[0];
         moat_shards_init();
         atomic_store_explicit(&moat_process.stage, MOAT_STAGE_EARLY, memory_order_release);
@@ -129,6 +124,7 @@ void moat_start_late(void) {
         } else {
             moat_unwind_init();
         }
+        moat_process.started = true; /* what the program allocates counts from here on */
     }
 }
 

@@ -5,19 +5,22 @@
 #include <string.h>
 
 #define ROW(member, kind) .name = #member, .offset = (uint16_t)offsetof(struct moat_options, member), .type = (kind)
-#define MOAT_OPTION_NUMBER(member, value, low, high, of, text)                                                         \
+#define MOAT_LIVE  true
+#define MOAT_FIXED false
+#define MOAT_OPTION_NUMBER(member, value, low, high, of, text, changes)                                                         \
     {ROW(member, MOAT_OPTION_IS_NUMBER),                                                                               \
      .default_value = (value),                                                                                         \
      .least = (low),                                                                                                   \
      .most = (high),                                                                                                   \
      .unit = (of),                                                                                                     \
-     .help = (text)},
-#define MOAT_OPTION_BOOL(member, value, text)                                                                          \
-    {ROW(member, MOAT_OPTION_IS_BOOL), .default_value = (value), .help = (text)},
-#define MOAT_OPTION_CHOICE(member, value, choices, text)                                                               \
-    {ROW(member, MOAT_OPTION_IS_CHOICE), .default_value = (value), .words = (choices), .help = (text)},
-#define MOAT_OPTION_STRING(member, value, text)                                                                        \
-    {ROW(member, MOAT_OPTION_IS_STRING), .default_text = (value), .help = (text)},
+     .help = (text),                                                                                                   \
+     .live = (changes)},
+#define MOAT_OPTION_BOOL(member, value, text, changes)                                                                          \
+    {ROW(member, MOAT_OPTION_IS_BOOL), .default_value = (value), .help = (text), .live = (changes)},
+#define MOAT_OPTION_CHOICE(member, value, choices, text, changes)                                                               \
+    {ROW(member, MOAT_OPTION_IS_CHOICE), .default_value = (value), .words = (choices), .help = (text), .live = (changes)},
+#define MOAT_OPTION_STRING(member, value, text, changes)                                                                        \
+    {ROW(member, MOAT_OPTION_IS_STRING), .default_text = (value), .help = (text), .live = (changes)},
 const struct moat_option_info moat_option_table[MOAT_OPTION_COUNT] = {
 #include "guard/option/option.def"
 };

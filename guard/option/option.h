@@ -58,6 +58,7 @@ struct moat_option_info {
     uint64_t least, most;     /* numbers */
     uint16_t offset;          /* of the member in struct moat_options */
     uint8_t type;             /* enum moat_option_type */
+    bool live;                /* may be changed while the program runs */
 };
 
 extern const struct moat_option_info moat_option_table[MOAT_OPTION_COUNT];

@@ -80,6 +80,9 @@ struct moat_heap_config {
     /* The least that is acquired from the source at a time; a heap that has grown asks for a sixteenth of itself. 0: 4 MiB
      * on 64-bit, 4 KiB on 32-bit targets. */
     size_t grow_bytes;
+    /* The high-water mark: how much free memory the heap keeps when blocks are freed; what is beyond goes back to the source by
+     * itself, as trim gives it back, once it is grow_bytes or more. 0: nothing goes back before trim is called. */
+    size_t keep_bytes;
     /* A secret for the checks, the more random the better. 0: made of the heap's address, which catches accidents only. */
     uintptr_t key;
 };
@@ -146,6 +149,14 @@ bool moat_heap_free(struct moat_heap *heap, void *block);
 /* Makes a block larger or smaller without moving it.
  * Fails:   false when what follows is not free or not large enough, or is damaged; the block stays as it was. */
 bool moat_heap_resize(struct moat_heap *heap, void *block, size_t size_bytes);
+
+/* Makes a block larger or smaller, moving it when it must: in place, else down into free memory in front of it, which costs the same
+ * copy as anywhere else and leaves no hole, else to a new block.
+ * Takes:   a block, or NULL, which makes this an alloc.
+ * Gives:   the block, with its contents up to the lesser size.
+ * Fails:   NULL when there is no room, or the block or a neighbour is damaged; the block stays as it was.
+ * Cost:    O(1) and a copy when it moves. */
+void *moat_heap_realloc(struct moat_heap *heap, void *block, size_t size_bytes);
 
 /* The usable size of a block: what was asked for and at most MOAT_HEAP_SLACK_BYTES_MAX more. It changes by resize only.
  * Gives:   0 when the pointer is no used block or is damaged (from level 1). */

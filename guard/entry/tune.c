@@ -1,0 +1,148 @@
+/* Settings that act while the program runs: options changed by the program, allocations made to fail, the memory budget.
+ * May include: process.h, the port's pages. */
+#include "guard/entry/process.h"
+#include "guard/port/linux/pages.h"
+#include "moat.h"
+
+#include <errno.h>
+
+/* ---- failure injection --------------------------------------------------------------------------------------------------- */
+
+/* A number that depends on the seed and the allocation's own number only, so that a run can be repeated. */
+static uint64_t scrambled(uint64_t seed, uint64_t number) {
+    uint64_t mixed = (number + seed) * UINT64_C(0x9e3779b97f4a7c15);
+    mixed = (mixed ^ mixed >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    mixed = (mixed ^ mixed >> 27) * UINT64_C(0x94d049bb133111eb);
+    return mixed ^ mixed >> 31;
+}
+
+bool moat_tune_fails(void) {
+    const struct moat_options *options = &moat_process.options;
+    uint64_t number = atomic_fetch_add_explicit(&moat_process.failable, 1, memory_order_relaxed) + 1;
+    if (number == options->fail_after) {
+        return true;
+    }
+    if (options->fail_every == 0) {
+        return false;
+    }
+    return (options->fail_seed != 0 ? scrambled(options->fail_seed, number) : number) % options->fail_every == 0;
+}
+
+/* ---- budget -------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t own_add(uint64_t bytes) { return atomic_fetch_add_explicit(&moat_process.own_bytes, bytes, memory_order_relaxed) + bytes; }
+
+static void *counted_acquire(void *limited, size_t size_bytes, size_t *got_bytes) {
+    const struct moat_source *pages = moat_pages_source();
+    uint64_t budget = moat_process.options.budget;
+    if (limited != NULL && budget != 0 && atomic_load_explicit(&moat_process.own_bytes, memory_order_relaxed) + size_bytes > budget) {
+        atomic_store_explicit(&moat_process.budget_met, true, memory_order_relaxed);
+        return NULL;
+    }
+    void *memory = pages->acquire(pages->context, size_bytes, got_bytes);
+    if (memory != NULL) {
+        own_add(*got_bytes);
+    }
+    return memory;
+}
+
+static bool counted_release(void *limited, void *start, size_t size_bytes) {
+    const struct moat_source *pages = moat_pages_source();
+    (void)limited;
+    if (!pages->release(pages->context, start, size_bytes)) {
+        return false;
+    }
+    atomic_fetch_sub_explicit(&moat_process.own_bytes, size_bytes, memory_order_relaxed);
+    return true;
+}
+
+/* What the heap cannot do without is counted; what only makes reports better is refused past the budget. */
+const struct moat_source *moat_tune_needed_memory(void) {
+    static const struct moat_source source = {.acquire = counted_acquire, .release = counted_release, .context = NULL};
+    return &source;
+}
+
+const struct moat_source *moat_tune_spare_memory(void) {
+    static const struct moat_source source = {
+        .acquire = counted_acquire, .release = counted_release, .context = (void *)&moat_process};
+    return &source;
+}
+
+void moat_tune_limit_quarantine(struct moat_guard *guard) {
+    uint64_t budget = moat_process.options.budget;
+    struct moat_quarantine *tiers[] = {&guard->far, &guard->near};
+    for (size_t i = 0; budget != 0 && i < sizeof tiers / sizeof tiers[0]; i++) {
+        uint64_t own_bytes = atomic_load_explicit(&moat_process.own_bytes, memory_order_relaxed);
+        uint64_t left_bytes = own_bytes < budget ? (budget - own_bytes) / moat_process.shard_count : 0;
+        size_t other_bytes = i == 0 ? guard->near.budget_bytes : guard->far.budget_bytes;
+        uint64_t share_bytes = left_bytes > other_bytes ? left_bytes - other_bytes : 0;
+        if (tiers[i]->budget_bytes > share_bytes) {
+            tiers[i]->budget_bytes = (size_t)share_bytes;
+            atomic_store_explicit(&moat_process.budget_met, true, memory_order_relaxed);
+        }
+    }
+}
+
+/* ---- options changed by the program ---------------------------------------------------------------------------------------- */
+
+/* The row of "key=value"'s key; NULL: none. */
+static const struct moat_option_info *row_of(const char *setting) {
+    const char *equals = strchr(setting, '=');
+    size_t length = equals == NULL ? 0 : (size_t)(equals - setting);
+    for (size_t i = 0; i < MOAT_OPTION_COUNT; i++) {
+        const char *name = moat_option_table[i].name;
+        if (length != 0 && strncmp(name, setting, length) == 0 && name[length] == '\0') {
+            return &moat_option_table[i];
+        }
+    }
+    return NULL;
+}
+
+/* The ring of a quarantine was made for its first budget; it cannot hold more. */
+static void quarantine_resize(void *context, struct moat_shard *shard) {
+    (void)context;
+    if (shard == &moat_process.large || shard->guarded != NULL) {
+        return;
+    }
+    moat_lock_take(&shard->lock);
+    shard->guard.near.budget_bytes = moat_process.config.near_bytes;
+    shard->guard.far.budget_bytes = moat_process.config.far_bytes;
+    moat_tune_limit_quarantine(&shard->guard);
+    moat_lock_give(&shard->lock);
+}
+
+void moat_tune_apply(void) {
+    const struct moat_options *options = &moat_process.options;
+    struct moat_guard_config *config = &moat_process.config;
+    config->rear_bytes = (size_t)options->redzone;
+    config->fill_bytes = (size_t)options->fill;
+    config->near_bytes = (size_t)options->quarantine;
+    config->far_bytes = (size_t)options->quarantine_far / moat_process.shard_count;
+    config->far_one_in = (uint32_t)options->quarantine_far_one_in;
+    config->realloc_always_moves = options->realloc_moves == MOAT_REALLOC_MOVES_ALWAYS;
+    moat_process.failing = options->fail_after != 0 || options->fail_every != 0;
+}
+
+MOAT_EXPORT bool moat_set_option(const char *setting) {
+    char error[MOAT_OPTION_ERROR_BYTES];
+    if (setting == NULL || strchr(setting, ':') != NULL) {
+        errno = EINVAL;
+        return false;
+    }
+    const struct moat_option_info *row = row_of(setting);
+    moat_thread_self(); /* starts Moat where nobody has allocated yet */
+    if (row != NULL && !row->live) {
+        errno = EPERM;
+        return false;
+    }
+    struct moat_options changed = moat_process.options;
+    if (!moat_options_parse(&changed, &moat_process.option_text, setting, error)) {
+        moat_note(error);
+        errno = EINVAL;
+        return false;
+    }
+    moat_process.options = changed;
+    moat_tune_apply();
+    moat_shards_each(quarantine_resize, NULL);
+    return true;
+}
