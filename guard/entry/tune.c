@@ -28,6 +28,8 @@ bool moat_tune_fails(void) {
     return (options->fail_seed != 0 ? scrambled(options->fail_seed, number) : number) % options->fail_every == 0;
 }
 
+#define MOAT_BUDGET_QUARANTINE_SHARE 6u
+
 /* ---- budget -------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t own_add(uint64_t bytes) { return atomic_fetch_add_explicit(&moat_process.own_bytes, bytes, memory_order_relaxed) + bytes; }
@@ -118,6 +120,12 @@ void moat_tune_apply(void) {
     config->fill_bytes = (size_t)options->fill;
     config->near_bytes = (size_t)options->quarantine;
     config->far_bytes = (size_t)options->quarantine_far / moat_process.shard_count;
+    if (options->budget != 0) {
+        /* What is held back, and the rings it is held in, leave more than half to stacks and map. */
+        uint64_t share_bytes = options->budget / MOAT_BUDGET_QUARANTINE_SHARE / moat_process.shard_count;
+        config->near_bytes = config->near_bytes < share_bytes ? config->near_bytes : (size_t)share_bytes;
+        config->far_bytes = config->far_bytes < share_bytes ? config->far_bytes : (size_t)share_bytes;
+    }
     config->far_one_in = (uint32_t)options->quarantine_far_one_in;
     config->realloc_always_moves = options->realloc_moves == MOAT_REALLOC_MOVES_ALWAYS;
     moat_process.failing = options->fail_after != 0 || options->fail_every != 0;
