@@ -12,8 +12,8 @@ void moat_guard_init(struct moat_guard *guard, const struct moat_guard_config *c
                      void *backend_context, struct moat_locator locator, const struct moat_source *memory) {
     *guard = (struct moat_guard){
         .config = config, .backend = backend, .backend_context = backend_context, .locator = locator};
-    moat_quarantine_init(&guard->near, config->near_bytes, memory);
-    moat_quarantine_init(&guard->far, config->far_bytes, memory);
+    moat_quarantine_init(&guard->near, config->near_bytes, config->least_bytes, memory);
+    moat_quarantine_init(&guard->far, config->far_bytes, config->least_bytes, memory);
 }
 
 static void *block_of(uintptr_t user) { return (void *)(user - MOAT_LEAD_BYTES); }

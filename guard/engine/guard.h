@@ -22,6 +22,7 @@ struct moat_guard_config {
     size_t rear_bytes;        /* least rear zone */
     size_t fill_bytes;        /* how much of a new block to fill */
     size_t scan_bytes;        /* no block is larger than this; bounds the search for the block an address falls in */
+    size_t least_bytes;       /* no block held back is smaller: it sizes the quarantine's rings; 0: the smallest there is */
     size_t near_bytes;        /* quarantine budgets of one guard */
     size_t far_bytes;
     uint32_t far_one_in;      /* one in so many blocks goes on into the far tier */

@@ -28,8 +28,8 @@ struct moat_quarantine {
     size_t budget_bytes;
 };
 
-/* Prepares a quarantine; the ring is as large as the smallest blocks in the budget need, or as large as can be had. */
-void moat_quarantine_init(struct moat_quarantine *quarantine, size_t budget_bytes, const struct moat_source *memory);
+/* Prepares a quarantine; the ring is as large as blocks of least_bytes need to fill the budget, or as large as can be had. */
+void moat_quarantine_init(struct moat_quarantine *quarantine, size_t budget_bytes, size_t least_bytes, const struct moat_source *memory);
 
 /* Whether the oldest must leave before a block of this footprint may enter. */
 static inline bool moat_quarantine_over(const struct moat_quarantine *quarantine, size_t more_bytes) {

@@ -64,6 +64,7 @@ void moat_shards_init(void) {
     moat_process.large_config = moat_process.config;
     moat_process.large_config.near_bytes = MOAT_LARGE_QUARANTINE_BYTES;
     moat_process.large_config.far_bytes = 0;
+    moat_process.large_config.least_bytes = (size_t)moat_process.options.large;
     moat_process.large_config.scan_bytes = SIZE_MAX / 4;
     struct moat_locator locator = {moat_large_find, moat_large_next, &moat_process.large_table};
     moat_guard_init(&large->guard, &moat_process.large_config, moat_large_backend(), &moat_process.large_table, locator,

@@ -10,7 +10,7 @@ static struct bank bank;
 static struct moat_quarantine ring(size_t budget_bytes) {
     struct moat_quarantine quarantine;
     bank_open(&bank, memory, sizeof memory);
-    moat_quarantine_init(&quarantine, budget_bytes, &bank.source);
+    moat_quarantine_init(&quarantine, budget_bytes, 0, &bank.source);
     return quarantine;
 }
 
@@ -56,12 +56,12 @@ MOAT_TEST(engine_quarantine, nothing_is_held_without_budget_or_memory) {
     struct moat_quarantine_entry entry = moat_quarantine_entry_make(16, 1, 80);
     CHECK(!moat_quarantine_push(&quarantine, entry));
     CHECK(!moat_quarantine_over(&quarantine, SIZE_MAX / 2));
-    moat_quarantine_init(&quarantine, 1 * MIB, NULL);
+    moat_quarantine_init(&quarantine, 1 * MIB, 0, NULL);
     CHECK(!moat_quarantine_push(&quarantine, entry));
     bank_open(&bank, memory, sizeof memory);
     bank.fail_at = 0;
     bank.fail_after = true;
-    moat_quarantine_init(&quarantine, 1 * MIB, &bank.source);
+    moat_quarantine_init(&quarantine, 1 * MIB, 0, &bank.source);
     CHECK(!moat_quarantine_push(&quarantine, entry));
 }
 
@@ -69,7 +69,7 @@ MOAT_TEST(engine_quarantine, little_memory_gives_a_smaller_ring) {
     struct moat_quarantine quarantine;
     bank_open(&bank, memory, sizeof memory);
     bank.fail_at = 0; /* the first wish is too much */
-    moat_quarantine_init(&quarantine, 1 * MIB, &bank.source);
+    moat_quarantine_init(&quarantine, 1 * MIB, 0, &bank.source);
     size_t smaller = quarantine.capacity;
     CHECK(smaller != 0);
     quarantine = ring(1 * MIB);
