@@ -78,16 +78,18 @@ static struct moat_span *record_reuse(struct moat_map_leaf *leaf, uintptr_t star
 }
 
 /* A new range inside one window; NULL when there is no memory for it. */
-static struct moat_span *add_piece(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
+static struct moat_span *add_piece(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes,
+                                   unsigned shift) {
     struct moat_map_leaf *leaf = leaf_get(map, start);
     if (leaf == NULL) {
         return NULL;
     }
-    size_t granules = (size_bytes + ((size_t)1 << MOAT_GRANULE_SHIFT) - 1) >> MOAT_GRANULE_SHIFT;
+    size_t granules = (size_bytes + ((size_t)1 << shift) - 1) >> shift;
     size_t word_count = (granules + MOAT_WORD_BITS - 1) / MOAT_WORD_BITS;
     struct moat_span *range = record_reuse(leaf, start, word_count, guard);
     if (range != NULL) {
         memset(range->starts, 0, 2 * range->word_count * sizeof(uintptr_t));
+        range->shift = shift;
         atomic_store(&range->start, start);
         atomic_store(&range->size_bytes, size_bytes);
         return range;
@@ -99,7 +101,7 @@ static struct moat_span *add_piece(struct moat_block_map *map, struct moat_guard
     range->starts = (uintptr_t *)(range + 1);
     range->live = range->starts + word_count;
     range->word_count = word_count;
-    range->shift = MOAT_GRANULE_SHIFT;
+    range->shift = shift;
     atomic_store(&range->guard, guard);
     atomic_store(&range->start, start);
     atomic_store(&range->size_bytes, size_bytes);
@@ -116,10 +118,10 @@ static uintptr_t piece_end(uintptr_t start, uintptr_t end) {
     return window_end - 1 < end - 1 ? window_end : end;
 }
 
-bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
+bool moat_map_add_fine(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes, unsigned shift) {
     uintptr_t end = start + size_bytes;
     for (uintptr_t at = start; at != end; at = piece_end(at, end)) {
-        if (add_piece(map, guard, at, piece_end(at, end) - at) == NULL) {
+        if (add_piece(map, guard, at, piece_end(at, end) - at, shift) == NULL) {
             moat_map_remove(map, guard, start, at - start);
             return false;
         }
@@ -127,12 +129,16 @@ bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_
     return true;
 }
 
+bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes) {
+    return moat_map_add_fine(map, guard, start, size_bytes, MOAT_GRANULE_SHIFT);
+}
+
 /* Takes [start, end) out of a range. What is left behind it becomes a range of its own first, so that whoever looks for an
  * address in it finds its guard at every moment. */
 static bool cut(struct moat_block_map *map, struct moat_span *range, uintptr_t start, uintptr_t end) {
     uintptr_t range_end = moat_span_end(range);
     if (end != range_end) {
-        struct moat_span *rest = add_piece(map, atomic_load(&range->guard), end, range_end - end);
+        struct moat_span *rest = add_piece(map, atomic_load(&range->guard), end, range_end - end, range->shift);
         if (rest == NULL) {
             return false;
         }

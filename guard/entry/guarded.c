@@ -40,7 +40,7 @@ MOAT_EXPORT bool moat_guarded_add_memory(struct moat_guarded *guarded, void *mem
         return false;
     }
     moat_lock_take(&shard->lock);
-    bool added = moat_map_add(&moat_process.map, &shard->guard, start, memory_bytes);
+    bool added = moat_map_add_fine(&moat_process.map, &shard->guard, start, memory_bytes, MOAT_GUARDED_SHIFT);
     moat_lock_give(&shard->lock);
     return added;
 }
