@@ -43,6 +43,10 @@ struct moat_heap {
     size_t allocation_count;
     size_t failure_count;
 
+    size_t keep_bytes; /* free memory that trimming by itself leaves */
+    size_t trim_least; /* a free block from this size on makes the heap think of trimming; SIZE_MAX: it never does */
+    size_t trim_from;  /* and it does so from this much free memory on */
+
     uintptr_t fault_block;
     uint32_t fault_count;
     uint8_t fault_rule; /* enum moat_rule */
@@ -233,6 +237,16 @@ void moat_region_link(struct moat_heap *heap, struct moat_region *region, uintpt
 
 /* Forgets every remembered region: to be called when one changes. */
 void moat_region_forget(struct moat_heap *heap);
+
+/* From how much free memory on trimming by itself is tried next: when as much can be given back as is acquired at a time. */
+static inline void moat_heap_trim_again(struct moat_heap *heap) {
+    size_t from = heap->keep_bytes + heap->trim_least;
+    heap->trim_from = from >= heap->keep_bytes ? from : SIZE_MAX;
+}
+
+/* Trims the region that a free block has grown in, when it lies at one of its ends and the heap has more free memory than it is to
+ * keep. `extent` is tried first. */
+void moat_heap_trim_around(struct moat_heap *heap, uintptr_t p, uintptr_t size, struct moat_extent extent);
 
 /* Acquires memory from the source for a block of `size` and adds it. */
 bool moat_region_grow(struct moat_heap *heap, uintptr_t size);

@@ -136,8 +136,11 @@ static void join(struct moat_heap *heap, struct moat_region *lower, struct moat_
     heap->used_count++;
     heap->used_bytes += MOAT_REGION_LEAD - MOAT_BLOCK_OVERHEAD;
     heap->block_bytes += MOAT_REGION_LEAD;
-    (void)moat_heap_free(heap,
-                         (void *)seam); /* refused when a neighbour is damaged: then these few bytes are lost too */
+    /* What has just come, or come back, is not to be given away at once. */
+    size_t trim_least = heap->trim_least;
+    heap->trim_least = SIZE_MAX;
+    (void)moat_heap_free(heap, (void *)seam); /* refused when a neighbour is damaged: a few bytes are lost then */
+    heap->trim_least = trim_least;
 }
 
 bool moat_region_add(struct moat_heap *heap, uintptr_t start, uintptr_t end, uintptr_t from_source) {

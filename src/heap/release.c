@@ -115,6 +115,33 @@ static size_t trim_head(struct moat_heap *heap, struct moat_region *before, stru
     return hand_over(heap, start, new_start);
 }
 
+/* Gives back what a region can spare beyond `keep_bytes` of free memory in all.
+ * Takes:   *before, the record before the region's, or NULL; set to the one before `next`.
+ * Gives:   how much was given back. */
+static size_t trim_region(struct moat_heap *heap, struct moat_region **before, struct moat_region *region,
+                          size_t keep_bytes) {
+    uintptr_t at = (uintptr_t)region;
+    uintptr_t end = moat_region_end(region);
+    size_t excess = moat_heap_free_bytes(heap) - keep_bytes;
+    struct moat_extent extent = moat_region_extent(region);
+    if ((region->end & MOAT_REGION_FROM_SOURCE) == 0) {
+        *before = region;
+        return 0;
+    }
+    if (extent.bytes <= excess && proved_free_size(heap, extent.low, &extent) == extent.bytes) {
+        unlink_region(heap, *before, region);
+        size_t given = hand_over(heap, at, end);
+        if (given == 0) /* the region is back, perhaps as part of the one before it */
+            *before = *before != NULL && moat_region_end(*before) == end ? *before : region;
+        return given;
+    }
+    size_t released = trim_tail(heap, region, excess);
+    excess = moat_heap_free_bytes(heap) > keep_bytes ? moat_heap_free_bytes(heap) - keep_bytes : 0;
+    size_t given = trim_head(heap, *before, region, excess);
+    *before = given != 0 ? moat_region_at(at + given) : region;
+    return released + given;
+}
+
 size_t moat_heap_trim(struct moat_heap *heap, size_t keep_bytes) {
     if (!moat_heap_whole(heap) || heap->source == NULL || heap->source->release == NULL)
         return 0;
@@ -125,30 +152,34 @@ size_t moat_heap_trim(struct moat_heap *heap, size_t keep_bytes) {
         if (!moat_region_proved(heap, region))
             return released;
         uintptr_t next = region->next;
-        uintptr_t end = moat_region_end(region);
-        size_t excess = moat_heap_free_bytes(heap) - keep_bytes;
-        struct moat_extent extent = moat_region_extent(region);
-        if ((region->end & MOAT_REGION_FROM_SOURCE) != 0) {
-            if (extent.bytes <= excess && proved_free_size(heap, extent.low, &extent) == extent.bytes) {
-                unlink_region(heap, before, region);
-                size_t given = hand_over(heap, at, end);
-                released += given;
-                at = next;
-                if (given == 0) /* the region is back, perhaps as part of the one before it */
-                    before = before != NULL && moat_region_end(before) == end ? before : region;
-                continue;
-            }
-            released += trim_tail(heap, region, excess);
-            excess = moat_heap_free_bytes(heap) > keep_bytes ? moat_heap_free_bytes(heap) - keep_bytes : 0;
-            size_t given = trim_head(heap, before, region, excess);
-            released += given;
-            if (given != 0)
-                region = moat_region_at(at + given);
+        released += trim_region(heap, &before, region, keep_bytes);
+        at = next;
+    }
+    return released;
+}
+
+void moat_heap_trim_around(struct moat_heap *heap, uintptr_t p, uintptr_t size, struct moat_extent extent) {
+    if (moat_heap_free_bytes(heap) < heap->trim_from || !moat_heap_whole(heap) || !moat_region_find(heap, p, &extent))
+        return;
+    bool at_an_end = p == extent.low || p + size == extent.low + extent.bytes;
+    if (!at_an_end)
+        return;
+    uintptr_t wanted = extent.low - MOAT_REGION_LEAD;
+    struct moat_region *before = NULL;
+    for (uintptr_t at = heap->first_region; at != 0 && at <= wanted;) {
+        struct moat_region *region = moat_region_at(at);
+        if (!moat_region_proved(heap, region))
+            return;
+        if (at == wanted) {
+            size_t given = trim_region(heap, &before, region, heap->keep_bytes);
+            moat_heap_trim_again(heap);
+            if (given == 0) /* in vain: not again before there is that much more, or the heap has grown */
+                heap->trim_from = moat_heap_free_bytes(heap) + heap->trim_least;
+            return;
         }
         before = region;
         at = region->next;
     }
-    return released;
 }
 
 /* ---- growing ------------------------------------------------------------------------------------------------------- */
@@ -174,5 +205,6 @@ bool moat_region_grow(struct moat_heap *heap, uintptr_t size) {
     uintptr_t part = heap->block_bytes / GROW_PART;
     uintptr_t ask = need > part ? need : part;
     ask = (ask + heap->grow_bytes - 1) / heap->grow_bytes * heap->grow_bytes;
+    moat_heap_trim_again(heap);
     return (ask > need && acquire(heap, ask)) || acquire(heap, need);
 }
