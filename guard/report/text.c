@@ -298,11 +298,14 @@ static void say_window(struct moat_out *out, const struct moat_finding *finding)
     moat_out_to_column(out, MOAT_TEXT_INDENT);
     moat_out_text(out, "window: ");
     if (finding->whole_at != 0) {
-        moat_out_text(out, "whole when it was last checked at event ");
+        bool is_new = finding->whole_at == finding->block.sequence;
+        moat_out_text(out, is_new ? "whole when it was allocated as event " : "whole when it was last checked at event ");
         moat_out_number(out, finding->whole_at);
         moat_out_text(out, finding->bad_by != 0 ? ", " : "");
     }
-    if (finding->bad_by != 0) {
+    if (finding->bad_by != 0 && finding->bad_by == finding->whole_at) {
+        moat_out_text(out, "damaged before the next allocation");
+    } else if (finding->bad_by != 0) {
         moat_out_text(out, "damaged by event ");
         moat_out_number(out, finding->bad_by);
     }
