@@ -307,6 +307,20 @@ MOAT_TEST(heap_source, given_and_acquired_memory_are_not_joined) {
     check_sound(heap);
 }
 
+MOAT_TEST(heap_source, memory_given_below_what_was_acquired_is_not_joined) {
+    struct watched watched = watch(2, false);
+    watched.source.context = &watched;
+    watched.next = 1;
+    struct moat_heap_config config = {.source = &watched.source, .grow_bytes = PIECE};
+    struct moat_heap *heap = moat_heap_create_from_source(&config);
+    CHECK(moat_heap_add_region(heap, piece(0), PIECE));
+    CHECK_EQ(statistics_of(heap).region_count, 2);
+    CHECK(moat_heap_add_region(heap, piece(2), PIECE));
+    CHECK_EQ(statistics_of(heap).region_count, 3);
+    CHECK(moat_heap_remove_region(heap, piece(0)));
+    check_sound(heap);
+}
+
 /* ---- trimming ------------------------------------------------------------------------------------------------------ */
 
 /* Trimming counts in 64 KiB, on 32-bit in 4 KiB: big enough pieces of memory, aligned to that. */

@@ -147,10 +147,12 @@ static int short_of_address_space(void) {
         pages = pages * 10 + (*at - '0');
     struct rlimit limit = {(rlim_t)pages * 4096 + 3 * MIB, RLIM_INFINITY};
     CHILD_CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
-    unsigned char *piece = source->acquire(source->context, 2 * MIB, &got);
-    CHILD_CHECK(piece != NULL && got == 2 * MIB && (uintptr_t)piece % MOAT_CHUNK_BYTES == 0);
-    memset(piece, 1, got);
-    CHILD_CHECK(source->acquire(source->context, 2 * MIB, &got) == NULL);
+    for (int i = 0; i < 2; i++) { /* of an odd size, so that the kernel has no reason of its own to align it */
+        unsigned char *piece = source->acquire(source->context, MIB + 4 * KIB, &got);
+        CHILD_CHECK(piece != NULL && got == MIB + 4 * KIB && (uintptr_t)piece % MOAT_CHUNK_BYTES == 0);
+        memset(piece, 1, got);
+    }
+    CHILD_CHECK(source->acquire(source->context, MIB + 4 * KIB, &got) == NULL);
     CHILD_CHECK(source->acquire(source->context, 512 * KIB, &got) != NULL && got == 512 * KIB);
     return 0;
 }
