@@ -1,5 +1,5 @@
 """Builds every program in tests/detect/cases, runs it under `moat run` and compares what is reported with what the program says
-of itself; then runs the sweep. Usage: detect.py BUILD [--deep] [CASE...]
+of itself; with Moat preloaded, with Moat linked in, and fully static. Then runs the sweeps. Usage: detect.py BUILD [--deep] [CASE...]
 
 A case's first lines say what must come out:
     // find: kind=K when=W size=N first=N ...   a finding with these fields (size means block.size); one line for each finding
@@ -8,7 +8,9 @@ A case's first lines say what must come out:
     // options: KEY=VALUE ...                   passed on with -o
     // output: TEXT                             what the program prints
     // libs: FLAGS                              to link with
-    // child: yes                               the finding's pid is not the program's
+    // child: yes                               the finding's pid is not the program's, which it prints
+    // module: FILE                             a library from modules/ to build; the program gets its path; not for static programs
+    // event: TEXT                              something else that the report must say
 The places are markers in the code: a line with @allocated, @freed or @found and a function's name says that the innermost frame
 of that stack in this file is that function, at that very line; with a number behind, as @found2, the next frame out."""
 import concurrent.futures
@@ -21,7 +23,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RUN_SECONDS = 60
-HEADER = re.compile(r"// (find|none|status|options|output|libs|child):\s*(.*)")
+HEADER = re.compile(r"// (find|none|status|options|output|libs|child|module|event):\s*(.*)")
 MARKER = re.compile(r"/\* @(allocated|freed|found)(\d?) (\w+) \*/")
 
 
@@ -31,8 +33,16 @@ class Case:
         self.file = os.path.basename(path)
         self.name = self.file.replace(".cpp", "-cpp").replace(".c", "")
         self.find, self.none, self.status, self.options, self.output, self.libs = [], False, None, [], None, []
-        self.child = False
+        self.child, self.module, self.event = False, None, None
         self.marks = {}
+        self.read(path)
+        if self.module:
+            self.read(self.module)
+        self.files = {self.file} | ({os.path.basename(self.module)} if self.module else set())
+        if not self.find and not self.none:
+            raise SystemExit(f"{path} does not say what to expect")
+
+    def read(self, path):
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 header = HEADER.match(line)
@@ -40,8 +50,6 @@ class Case:
                     self.take(*header.groups())
                 for stack, depth, function in MARKER.findall(line):
                     self.marks[stack, int(depth or 1) - 1] = (function, number)
-        if not self.find and not self.none:
-            raise SystemExit(f"{path} does not say what to expect")
 
     def take(self, key, text):
         if key == "find":
@@ -56,6 +64,10 @@ class Case:
             self.libs = text.split()
         elif key == "child":
             self.child = True
+        elif key == "module":
+            self.module = os.path.join(HERE, "modules", text)
+        elif key == "event":
+            self.event = text
         else:
             self.output = text
 
@@ -72,16 +84,26 @@ def shell_status(status):
     return 128 - status if status < 0 else status
 
 
-def compile_case(case, build, flags=("-O0",)):
-    binary = os.path.join(build, "tests", "detect", case.name)
+def modes(build):
+    """How Moat gets into the program: a name and what to link with."""
+    archive = ["-L" + build, "-Wl,--undefined=malloc", "-l:libmoat.a"]
+    return {"preloaded": [], "linked": archive, "static": ["-static"] + archive}
+
+
+def compile_case(case, mode, build):
+    """The command to run: the program, and its module's path if it has one."""
+    binary = os.path.join(build, "tests", "detect", f"{case.name}-{mode}")
     os.makedirs(os.path.dirname(binary), exist_ok=True)
-    if case.path.endswith(".cpp"):
-        compiler = os.environ.get("CXX", "g++").split() + ["-std=c++17"]
-    else:
-        compiler = os.environ.get("CC", "gcc").split()
+    c_compiler = os.environ.get("CC", "gcc").split()
+    compiler = os.environ.get("CXX", "g++").split() + ["-std=c++17"] if case.path.endswith(".cpp") else c_compiler
     # The bugs are deliberate: no warnings, and no optimiser that takes a bug away because it may.
-    subprocess.run(compiler + ["-w", "-g", "-fno-builtin", *flags, "-o", binary, case.path, *case.libs], check=True)
-    return binary
+    flags = ["-w", "-g", "-O0", "-fno-builtin"]
+    subprocess.run(compiler + [*flags, "-o", binary, case.path, *case.libs, *modes(build)[mode]], check=True,
+                   stderr=subprocess.DEVNULL)
+    if not case.module:
+        return [binary]
+    subprocess.run(c_compiler + [*flags, "-shared", "-fPIC", "-o", binary + ".so", case.module], check=True)
+    return [binary, os.path.abspath(binary + ".so")]
 
 
 def findings_in(path):
@@ -97,7 +119,7 @@ def findings_in(path):
 
 def faults_of_stack(case, finding, stack):
     frames = [frame for frame in finding.get("stacks", {}).get(stack, [])
-              if os.path.basename(frame.get("file") or "") == case.file]
+              if os.path.basename(frame.get("file") or "") in case.files]
     for (marked, depth), (function, line) in sorted(case.marks.items()):
         if marked != stack:
             continue
@@ -108,15 +130,15 @@ def faults_of_stack(case, finding, stack):
                    f"not {function}:{line}")
 
 
-def faults_of(case, build):
-    binary = compile_case(case, build)
-    report = binary + ".json"
+def faults_of(case, mode, build):
+    program = compile_case(case, mode, build)
+    report = program[0] + ".json"
     if os.path.exists(report):
         os.unlink(report)
     command = [os.path.join(build, "moat"), "run", "--format", "json", "--report", report]
     for option in case.options:
         command += ["-o", option]
-    process = subprocess.Popen(command + ["--", binary], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command + ["--", *program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         output, errors = process.communicate(timeout=RUN_SECONDS)
     except subprocess.TimeoutExpired:
@@ -126,7 +148,7 @@ def faults_of(case, build):
         return
     status = shell_status(process.returncode)
     try:
-        findings, _ = findings_in(report)
+        findings, events = findings_in(report)
     except ValueError as error:
         yield f"the report is not JSON: {error}"
         return
@@ -134,6 +156,10 @@ def faults_of(case, build):
         yield f"exit status {status}, not {case.status}; stderr: {errors.decode(errors='replace')[-400:]}"
     if case.output is not None and output.decode().strip() != case.output:
         yield f"printed {output!r}"
+    if case.event is not None and case.event not in json.dumps(events) + errors.decode(errors="replace"):
+        yield f"nothing says {case.event}: {events}"
+    if case.child and output.decode().split()[0] == str(findings[0].get("pid") if findings else ""):
+        yield "the finding is said to be the program's own, not its child's"
     if len(findings) != len(case.find):
         yield f"{len(findings)} findings, not {len(case.find)}: {[f['kind'] for f in findings]}"
     for expected, finding in zip(case.find, findings):
@@ -146,9 +172,9 @@ def faults_of(case, build):
             yield from faults_of_stack(case, finding, stack)
 
 
-def check(case, build):
+def check(case, mode, build):
     try:
-        return list(faults_of(case, build))
+        return list(faults_of(case, mode, build))
     except (subprocess.CalledProcessError, OSError) as error:
         return [str(error)]
 
@@ -187,10 +213,11 @@ def main():
     cases = [case for case in cases if not wanted or case.name in wanted]
     passed = failed = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for case, faults in zip(cases, pool.map(lambda case: check(case, build), cases)):
+        todo = [(case, mode) for case in cases for mode in modes(build) if not (case.module and mode == "static")]
+        for (case, mode), faults in zip(todo, pool.map(lambda pair: check(*pair, build), todo)):
             passed, failed = passed + (not faults), failed + bool(faults)
             for fault in faults:
-                print(f"FAILED {case.name}: {fault}")
+                print(f"FAILED {case.name} {mode}: {fault}")
     if not wanted:
         for good, bad in sweeps(build, deep):
             passed, failed = passed + good, failed + bad

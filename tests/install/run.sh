@@ -109,6 +109,7 @@ check "the static program reports" says 134 heap-buffer-overflow "$work/static"
 check "moat run names the static program's lines" says 134 bug.c:6 "$prefix/bin/moat" run -- "$work/static"
 # shellcheck disable=SC2046
 check "a static C++ program builds" ${CXX:-g++} -static -g -O0 -w -o "$work/static++" "$work/bug.cpp" $(flags)
+check "a static C++ program links without a word" bash -c '[ ! -s "$1" ]' shell "$work/log"
 check "the static C++ program reports" says 134 alloc-dealloc-mismatch "$work/static++"
 # shellcheck disable=SC2046
 check "a C++ program with Moat linked in builds" ${CXX:-g++} -g -O0 -w -o "$work/linked++" "$work/bug.cpp" $(flags)
