@@ -44,7 +44,7 @@ struct moat_arena_config {
      * source. 0: as much as one chunk; 1: nothing; SIZE_MAX: everything. */
     size_t keep_bytes;
     /* Whether each block has its size in a word in front of it, so that `usable` and `walk` know all blocks. A guard over the
-     * arena needs it. Without it only the latest block's size is known. */
+     * arena needs it. Without it only the latest block's size is known, until the next mark. */
     bool sized_blocks;
 };
 
@@ -99,14 +99,15 @@ void *moat_arena_alloc(struct moat_arena *arena, size_t size_bytes);
 void *moat_arena_alloc_aligned(struct moat_arena *arena, size_t size_bytes, size_t alignment, size_t lead_bytes);
 
 /* Makes a block larger or smaller without moving it.
- * Fails:   false when it is not the latest block and would have to grow, or its size is not known, or the chunk is full. */
+ * Fails:   false when it is not the latest block since the last mark and would have to grow, or its size is not known, or the chunk is
+ *          full. */
 bool moat_arena_resize(struct moat_arena *arena, void *block, size_t size_bytes);
 
 /* The usable size of a block; 0 when the arena cannot vouch for it: without sized blocks it knows the latest only. */
 size_t moat_arena_usable(struct moat_arena *arena, const void *block);
 
-/* Remembers the present point. Cost: O(1). */
-struct moat_arena_mark moat_arena_mark(const struct moat_arena *arena);
+/* Remembers the present point. The latest block cannot be resized any more from then on. Cost: O(1). */
+struct moat_arena_mark moat_arena_mark(struct moat_arena *arena);
 
 /* Takes back every block handed out since the mark. Chunks that become empty go back to the source, newest first, or are kept for
  * reuse as far as keep_bytes says.

@@ -222,7 +222,8 @@ bool moat_arena_resize(struct moat_arena *arena, void *block, size_t size_bytes)
 
 /* ---- mark and rewind ----------------------------------------------------------------------------------------------- */
 
-struct moat_arena_mark moat_arena_mark(const struct moat_arena *arena) {
+struct moat_arena_mark moat_arena_mark(struct moat_arena *arena) {
+    arena->last = 0; /* a block that changed its size after the mark would lie on both sides of it */
     return (struct moat_arena_mark){arena->chunk, arena->next, arena->used_bytes};
 }
 
@@ -311,26 +312,40 @@ bool moat_arena_rewind(struct moat_arena *arena, struct moat_arena_mark mark) {
 
 bool moat_arena_reset(struct moat_arena *arena) { return moat_arena_rewind(arena, moat_arena_mark_start()); }
 
-/* Gives the spare chunks back, newest first: a list grows by the oldest last, so it is turned round before. */
-static bool give_spare_back(struct moat_arena *arena) {
-    uintptr_t turned = 0;
+/* Offers every spare chunk to the source, in the list's order; what it refuses stays, in the opposite order.
+ * Gives:   false at a damaged record; *given says whether anything was taken. */
+static bool offer_spare(struct moat_arena *arena, bool *given) {
+    uintptr_t kept = 0;
     uintptr_t at = arena->spare;
-    while (at != 0 && moat_arena_chunk_proved(arena, at)) {
+    *given = false;
+    while (at != 0) {
+        if (!moat_arena_chunk_proved(arena, at)) {
+            moat_arena_note(arena, MOAT_ARENA_RULE_RECORD, at);
+            return false;
+        }
         const struct moat_arena_chunk *chunk = moat_arena_chunk_at(at);
         uintptr_t after = chunk->previous;
-        sign(arena, at, turned, chunk->end_and_flags, chunk->used_end);
-        turned = at;
+        if (give_back(arena, at, moat_arena_chunk_end(chunk))) {
+            *given = true;
+        } else {
+            sign(arena, at, kept, chunk->end_and_flags, chunk->used_end);
+            kept = at;
+        }
         at = after;
     }
-    bool whole = at == 0;
-    for (at = turned; at != 0;) {
-        uintptr_t after = moat_arena_chunk_at(at)->previous;
-        (void)give_back(arena, at, moat_arena_chunk_end(moat_arena_chunk_at(at)));
-        at = after;
+    arena->spare = kept;
+    return true;
+}
+
+/* Gives the spare chunks back. A source may take only its newest piece back, and reuse has mixed them, so they are offered until it
+ * takes no more; turning the list round makes two rounds enough for a list that is in order. */
+static bool give_spare_back(struct moat_arena *arena) {
+    bool given = true;
+    while (given && arena->spare != 0) {
+        if (!offer_spare(arena, &given))
+            return false;
     }
-    arena->spare = 0;
-    arena->spare_bytes = 0;
-    return whole;
+    return true;
 }
 
 bool moat_arena_close(struct moat_arena *arena) {

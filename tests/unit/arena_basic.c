@@ -122,6 +122,18 @@ MOAT_TEST(arena, marks_nest) {
     CHECK(moat_arena_verify(&arena, NULL));
 }
 
+MOAT_TEST(arena, a_mark_seals_what_is_before_it) {
+    struct moat_arena arena;
+    CHECK(moat_arena_init(&arena, memory, 1024, NULL));
+    unsigned char *block = moat_arena_alloc(&arena, 16);
+    struct moat_arena_mark mark = moat_arena_mark(&arena);
+    CHECK(!moat_arena_resize(&arena, block, 100));
+    CHECK(!moat_arena_resize(&arena, block, 1));
+    CHECK(moat_arena_alloc(&arena, 16) == block + 16);
+    CHECK(moat_arena_rewind(&arena, mark));
+    CHECK(!moat_arena_resize(&arena, block, 100));
+}
+
 MOAT_TEST(arena, refuses_marks_of_others) {
     struct moat_arena arenas[2];
     CHECK(moat_arena_init(&arenas[0], memory, 1024, NULL));

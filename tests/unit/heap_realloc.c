@@ -83,16 +83,36 @@ MOAT_TEST(heap_realloc, grows_backward_when_it_must) {
             CHECK_EQ(statistics_of(heap).allocation_count, full.allocation_count);
             size_t usable = moat_heap_usable(heap, moved);
             CHECK(usable >= size && usable <= size + MOAT_HEAP_SLACK_BYTES_MAX);
+            /* The old place is no block any more, even before its bytes are written over. */
+            CHECK(moved == blocks[2] || MOAT_HEAP_HARDENING == 0 || !moat_heap_free(heap, blocks[2]));
             fill(moved, usable, 90);
             CHECK(holds(blocks[0], BLOCK, 0) && holds(blocks[4], BLOCK, 4));
             CHECK(with_behind != 0 || holds(blocks[3], BLOCK, 3));
             CHECK(moat_heap_verify(heap, NULL));
-            CHECK(moved == blocks[2] || MOAT_HEAP_HARDENING == 0 || !moat_heap_free(heap, blocks[2]));
             CHECK(moat_heap_free(heap, moved));
             CHECK(moat_heap_verify(heap, NULL));
         }
         /* Their sizes and all overheads but one. */
         CHECK(most >= blocks_joined * BLOCK + with_behind * MOAT_HEAP_OVERHEAD_BYTES);
+    }
+}
+
+/* The free block in front is smaller than the one that moves, so that both places overlap. */
+MOAT_TEST(heap_realloc, moves_back_by_less_than_its_size) {
+    for (size_t step = 1; step <= 4 * MOAT_HEAP_ALIGNMENT_BYTES; step += 3) {
+        struct moat_heap *heap = moat_heap_create(memory, sizeof memory, NULL);
+        unsigned char *front = moat_heap_alloc(heap, step);
+        unsigned char *block = moat_heap_alloc(heap, 1000);
+        unsigned char *behind = moat_heap_alloc(heap, 1);
+        while (moat_heap_alloc(heap, 1) != NULL)
+            continue;
+        size_t usable = moat_heap_usable(heap, block);
+        fill(block, usable, 33);
+        CHECK(moat_heap_free(heap, front));
+        CHECK(moat_heap_realloc(heap, block, usable + 1) == front);
+        CHECK(holds(front, usable, 33));
+        CHECK(moat_heap_free(heap, behind));
+        CHECK(moat_heap_verify(heap, NULL));
     }
 }
 

@@ -202,3 +202,24 @@ MOAT_TEST(source_high_water, asking_in_vain_is_rare) {
     CHECK(world.faulty.releases <= 60); /* 20 units became free; an attempt asks twice at most */
     CHECK(moat_heap_verify(world.heap, NULL));
 }
+
+/* After an attempt in vain it waits, but not for ever: growing makes it try again. */
+MOAT_TEST(source_high_water, growing_makes_it_try_again) {
+    struct world world = {.faulty = {.failing_release = 1}};
+    set_up(&world, 1);
+    void *first = moat_heap_alloc(world.heap, 12 * UNIT - 64);
+    CHECK(moat_heap_free(world.heap, first)); /* refused */
+    CHECK_EQ(world.faulty.releases, 1);
+    CHECK_EQ(world.faulty.held_bytes, 13 * UNIT);
+    first = moat_heap_alloc(world.heap, 11 * UNIT - 64);
+    void *second = moat_heap_alloc(world.heap, UNIT - 64);
+    CHECK_EQ(world.faulty.held_bytes, 13 * UNIT);
+    CHECK(moat_heap_free(world.heap, second));
+    CHECK_EQ(world.faulty.releases, 1); /* there is less free than there was */
+    second = moat_heap_alloc(world.heap, 3 * UNIT);
+    CHECK(world.faulty.held_bytes > 13 * UNIT);
+    CHECK(moat_heap_free(world.heap, second));
+    CHECK_EQ(world.faulty.releases, 2);
+    CHECK(world.faulty.held_bytes <= 13 * UNIT);
+    CHECK(moat_heap_verify(world.heap, NULL));
+}
