@@ -216,6 +216,16 @@ static uintptr_t adjacent_above(const struct moat_guard *guard, uintptr_t end) {
     return start_above(guard, end, MOAT_LEAD_BYTES + sizeof(uint64_t));
 }
 
+/* Whether the backend does not know a block with a whole header any more, and no overflow of that block's own explains it. */
+static bool word_smashed(struct moat_guard *guard, uintptr_t user) {
+    const struct moat_header *header = moat_guard_header(guard, user);
+    struct moat_block_facts facts = moat_header_facts(header, user);
+    size_t rear_bytes = moat_header_rear(header);
+    int64_t end = (int64_t)(facts.size_bytes + rear_bytes);
+    struct damage rear = damage_between(guard, &facts, rear_bytes, false, (int64_t)facts.size_bytes, end);
+    return facts.state != MOAT_BLOCK_RETIRED && !moat_guard_backend_agrees(guard, user) && rear.last != end - 1;
+}
+
 /* Bad bytes that run through the rear zone into the next blocks' headers are one overflow. Extends `damage` over what can
  * be proved bad there and retires those blocks, so that they are not reported as well. */
 static void overflow_extend(struct moat_guard *guard, const struct moat_block_facts *facts, size_t rear_bytes, struct damage *damage) {
@@ -224,8 +234,7 @@ static void overflow_extend(struct moat_guard *guard, const struct moat_block_fa
     while (next != 0) {
         bool lost = header_lost(guard, next);
         struct damage front = front_damage(guard, next);
-        if (!lost && (moat_header_state(moat_guard_header(guard, next)) == MOAT_BLOCK_RETIRED ||
-                      moat_guard_backend_agrees(guard, next))) {
+        if (!lost && !word_smashed(guard, next)) {
             return;
         }
         /* A whole header that the backend no longer knows: the bytes ended in the backend's word before it, of which the first
@@ -296,6 +305,9 @@ static bool diagnose_run(struct moat_guard *guard, uintptr_t user, const struct 
     struct moat_block_facts facts = moat_header_facts(header, origin);
     size_t rear_bytes = moat_header_rear(header);
     int64_t end = (int64_t)(facts.size_bytes + rear_bytes);
+    if (facts.sequence == 0) {
+        return false; /* retired with its header lost: where its zones were is not known */
+    }
     /* A block that is being filled is not poison yet: of it only the rear zone can be told. */
     bool freed = !is_live(guard, origin) && facts.state != MOAT_BLOCK_FILLING;
     struct damage damage = damage_between(guard, &facts, rear_bytes, freed,

@@ -137,6 +137,7 @@ struct world {
     struct moat_findings findings;
     size_t victim_count;
     struct moat_victim victims[MOAT_VICTIMS_MAX];
+    void (*before_victims)(void); /* told when world.victims are chosen and nothing was done to them yet; may be NULL */
     size_t victim_findings_count; /* made of victims */
     struct moat_finding victim_findings[2 * MOAT_VICTIMS_MAX];
 };
@@ -208,6 +209,8 @@ static inline void world_victims(struct world *world, const struct moat_call *ca
     struct moat_call leaving = *call;
     leaving.when = MOAT_WHEN_QUARANTINE;
     world->victim_findings_count = 0;
+    if (world->before_victims != NULL)
+        world->before_victims();
     for (size_t i = 0; i < world->victim_count; i++) {
         const struct moat_victim *victim = &world->victims[i];
         struct moat_findings findings = {.count = 0};
