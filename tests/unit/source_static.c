@@ -69,17 +69,18 @@ MOAT_TEST(source_static, feeds_a_heap_to_its_end) {
     CHECK(moat_heap_verify(heap, NULL));
 }
 
-/* A host's heap remembers many regions. One that grew must not be remembered as it was: a block across the seam would seem to
- * reach out of it. */
+/* A host's heap remembers a region for each stretch of 4 MiB. One that grew must not be remembered as it was: a block across
+ * the seam would seem to reach out of it. Here the first region begins in one stretch and ends in the next. */
 MOAT_TEST(source_static, a_large_heap_forgets_what_a_region_was) {
-    static _Alignas(max_align_t) unsigned char large[4 << 20];
+    enum { STRETCH = 4 << 20, MIB = 1 << 20 };
+    static unsigned char large[3 * STRETCH];
     static _Alignas(max_align_t) unsigned char other[8192];
+    unsigned char *start = large + (STRETCH - (uintptr_t)large % STRETCH) + STRETCH - MIB / 2;
     struct moat_static_source state;
-    struct moat_heap_config config = {.source = moat_static_source_init(&state, large, sizeof large),
-                                      .grow_bytes = 1 << 20};
+    struct moat_heap_config config = {.source = moat_static_source_init(&state, start, 3 * MIB), .grow_bytes = MIB};
     struct moat_heap *heap = moat_heap_create_from_source(&config);
     void *small = moat_heap_alloc(heap, 100); /* the region is remembered now */
-    void *across = moat_heap_alloc(heap, 1 << 20);
+    void *across = moat_heap_alloc(heap, MIB);
     CHECK(moat_heap_add_region(heap, other, sizeof other));
     void *elsewhere = moat_heap_alloc(heap, 8000); /* and now another one is the latest */
     CHECK((unsigned char *)elsewhere > other && (unsigned char *)elsewhere < other + sizeof other);
