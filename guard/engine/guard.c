@@ -222,9 +222,10 @@ size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain, s
             victims[count++] = victim_of(moat_quarantine_pop(&guard->far));
         }
         moat_quarantine_pop(&guard->near);
-        /* If one was not enough, as when a large block comes after many small ones, the newcomer leaves instead: the far tier
-         * never outgrows its budget. */
-        if (moat_quarantine_over(&guard->far, entry_bytes) || !moat_quarantine_push(&guard->far, entry)) {
+        /* If one was by far not enough, as when a large block comes after many small ones, the newcomer leaves instead: the far
+         * tier never outgrows its budget by more than a sixteenth. */
+        bool too_much = guard->far.held_bytes + entry_bytes > guard->far.budget_bytes + guard->far.budget_bytes / 16;
+        if ((too_much && guard->far.count != 0) || !moat_quarantine_push(&guard->far, entry)) {
             victims[count++] = victim_of(entry);
         }
     }
