@@ -18,9 +18,10 @@ step() {
         bad+=("$what")
     fi
 }
+# A file at a time: in one run, files would share the first one's settings.
 tidy() {
-    printf '%s\n' "${units[@]}" | xargs -P "$(nproc)" -n 4 sh -c \
-        'clang-tidy --quiet "$@" -- -std=gnu11 -Iinclude -I. 2>/dev/null' clang-tidy
+    printf '%s\n' "${units[@]}" | xargs -P "$(nproc)" -n 1 sh -c \
+        'clang-tidy --quiet "$1" -- -std=gnu11 -Iinclude -I. 2>/dev/null' clang-tidy
 }
 
 # Code is clang-format's affair; this is for comments, which it leaves alone.

@@ -20,9 +20,7 @@ template <int Sides> struct Regular : Shape {
         if (length < 0)
             throw std::invalid_argument("negative side");
     }
-    double area() const override {
-        return Sides == 4 ? side * side : side * side * 0.4330127018922193;
-    }
+    double area() const override { return Sides == 4 ? side * side : side * side * 0.4330127018922193; }
 };
 
 int main() {
@@ -40,8 +38,10 @@ int main() {
     }
     std::sort(shapes.begin(), shapes.end(), [](const auto &a, const auto &b) { return a->area() > b->area(); });
     double total = 0;
-    std::thread adder([&] { total = std::accumulate(shapes.begin(), shapes.end(), 0.0, [](double sum, const auto &shape) {
-        return sum + shape->area(); }); });
+    std::thread adder([&] {
+        total = std::accumulate(shapes.begin(), shapes.end(), 0.0,
+                                [](double sum, const auto &shape) { return sum + shape->area(); });
+    });
     adder.join();
     std::cout << shapes.size() << " shapes, area " << total << ", largest " << shapes[0]->area() << '\n';
     for (const auto &[why, times] : refused)
