@@ -161,6 +161,8 @@ size_t moat_heap_trim(struct moat_heap *heap, size_t keep_bytes) {
 void moat_heap_trim_around(struct moat_heap *heap, uintptr_t p, uintptr_t size, struct moat_extent extent) {
     if (moat_heap_free_bytes(heap) < heap->trim_from || !moat_heap_whole(heap) || !moat_region_find(heap, p, &extent))
         return;
+    if (heap->source == NULL || heap->source->release == NULL) /* the limits are not proved: damage may lead here */
+        return;
     bool at_an_end = p == extent.low || p + size == extent.low + extent.bytes;
     if (!at_an_end)
         return;
