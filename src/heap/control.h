@@ -148,6 +148,11 @@ static inline uint32_t moat_bin_of(const struct moat_heap *heap, uintptr_t size)
     return bin < last ? bin : last; /* the last bin takes whatever is larger */
 }
 
+/* Whether all blocks of a bin have one size. */
+static inline bool moat_bin_is_exact(const struct moat_heap *heap, uint32_t bin) {
+    return bin >> moat_geometry_bins_log2(heap->geometry) < 2;
+}
+
 static inline void moat_bin_mark(struct moat_heap *heap, uint32_t bin) {
     moat_heap_map(heap)[bin / MOAT_MAP_WORD_BITS] |= (uintptr_t)1 << bin % MOAT_MAP_WORD_BITS;
     heap->filled_words |= (uintptr_t)1 << bin / MOAT_MAP_WORD_BITS;
