@@ -28,21 +28,11 @@ struct moat_header *moat_guard_header(const struct moat_guard *guard, uintptr_t 
     return detached != NULL ? detached : moat_header_of(user);
 }
 
-void moat_guard_forget(struct moat_guard *guard, uintptr_t start, uintptr_t end) {
-    while (start < end) {
-        struct moat_span *span = range_of(guard, start);
-        if (span == NULL) {
-            return;
-        }
-        uintptr_t user = moat_span_start_above(span, start);
-        if (user == 0 || user >= end) {
-            start = moat_span_end(span);
-            continue;
-        }
-        guard->reused(guard, user);
-        moat_bit_clear(span->starts, moat_span_index(span, user));
-        moat_bit_clear(span->live, moat_span_index(span, user));
-        start = user + 1;
+void moat_guard_forget(struct moat_guard *guard, uintptr_t user) {
+    struct moat_span *range = range_of(guard, user);
+    if (range != NULL && moat_span_is_start(range, user)) {
+        moat_bit_clear(range->starts, moat_span_index(range, user));
+        moat_bit_clear(range->live, moat_span_index(range, user));
     }
 }
 
@@ -64,9 +54,8 @@ void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignm
         guard->backend->free(guard->backend_context, block);
         return NULL; /* memory the map was never told of, or a backend that does not keep its word */
     }
-    if (guard->reused != NULL) {
-        /* A block whose header lies in the new one's memory goes too, though its user pointer may lie behind it. */
-        moat_guard_forget(guard, (uintptr_t)block, (uintptr_t)block + usable_bytes + MOAT_LEAD_BYTES);
+    if (guard->fresh != NULL && !guard->fresh(guard, (uintptr_t)block, (uintptr_t)block + usable_bytes, call)) {
+        return NULL; /* and it stays where it is: giving it back would touch what lies there */
     }
     size_t rear_bytes = usable_bytes - MOAT_LEAD_BYTES - size_bytes;
     rear_bytes = rear_bytes < MOAT_REAR_BYTES_MAX ? rear_bytes : MOAT_REAR_BYTES_MAX;
@@ -97,7 +86,8 @@ void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignm
 
 void moat_guard_fill(const struct moat_guard *guard, void *user, size_t size_bytes) {
     size_t fill_bytes = guard->config->fill_bytes;
-    memset(user, MOAT_FILL_BYTE, size_bytes < fill_bytes ? size_bytes : fill_bytes);
+    unsigned with = guard->config->fill_with;
+    memset(user, with != 0 ? (int)(with & 0xffu) : (int)MOAT_FILL_BYTE, size_bytes < fill_bytes ? size_bytes : fill_bytes);
 }
 
 /* Which calls may free what: free takes what any C call allocated, the operators only their own. */
@@ -259,6 +249,7 @@ bool moat_guard_backend_agrees(const struct moat_guard *guard, uintptr_t user) {
 
 bool moat_guard_give_back(struct moat_guard *guard, const struct moat_victim *victim, const struct moat_call *call,
                           struct moat_finding *finding) {
+    static const char refused[] = "the allocator takes its own blocks back";
     uintptr_t user = (uintptr_t)victim->user;
     struct moat_span *range = range_of(guard, user);
     const struct moat_header *header = moat_guard_header(guard, user);
@@ -275,7 +266,8 @@ bool moat_guard_give_back(struct moat_guard *guard, const struct moat_victim *vi
         return true;
     }
     struct moat_block_facts facts = moat_header_facts(header, user);
-    if (range != NULL && moat_guard_backend_agrees(guard, user)) {
+    bool agreed = range != NULL && moat_guard_backend_agrees(guard, user);
+    if (agreed) {
         moat_bit_clear(range->starts, moat_span_index(range, user)); /* first: the range may go with the block */
         if (guard->backend->free(guard->backend_context, block_of(user))) {
             return true;
@@ -284,6 +276,9 @@ bool moat_guard_give_back(struct moat_guard *guard, const struct moat_victim *vi
     }
     moat_guard_retire(guard, user);
     moat_guard_fault_finding(guard, &facts, call, finding);
+    if (agreed && guard->backend->fault == NULL) {
+        memcpy(finding->rule, refused, sizeof refused);
+    }
     return false;
 }
 

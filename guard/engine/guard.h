@@ -16,11 +16,15 @@
 #include "moat/backend.h"
 #include "moat/finding.h"
 
+/* Any byte as fill_with, 0 too. */
+#define MOAT_FILL_WITH(byte) (0x100u | (unsigned char)(byte))
+
 /* Settings that one or more guards share. They may change between calls: nothing of a dressed block depends on them. */
 struct moat_guard_config {
     uint64_t secret;          /* fixed from the first block on */
     size_t rear_bytes;        /* least rear zone */
     size_t fill_bytes;        /* how much of a new block to fill */
+    unsigned fill_with;       /* 0: MOAT_FILL_BYTE; otherwise MOAT_FILL_WITH(byte) */
     size_t scan_bytes;        /* no block is larger than this; bounds the search for the block an address falls in */
     size_t least_bytes;       /* no block held back is smaller: it sizes the quarantine's rings; 0: the smallest there is */
     size_t near_bytes;        /* quarantine budgets of one guard */
@@ -35,6 +39,8 @@ struct moat_locator {
     struct moat_span *(*next)(const void *context, const struct moat_guard *guard, uintptr_t address);
     const void *context;
 };
+
+struct moat_call;
 
 struct moat_guard_counts {
     uint64_t live_blocks, live_bytes, peak_bytes;
@@ -54,9 +60,10 @@ struct moat_guard {
     uint64_t last_check_event; /* when all blocks were last proved */
     bool rear_optional;        /* the backend's blocks end at a guard page: no rear zone is needed behind them */
     bool fresh_is_zero;        /* the backend's blocks come zeroed */
-    /* For backends that hand memory out again whose blocks the guard still holds as freed (an arena after a rewind): called for each
-     * such block that lies in the memory of a new one, before it is dressed. The guard forgets the block afterwards. */
-    void (*reused)(struct moat_guard *guard, uintptr_t user);
+    /* For backends that may hand memory out in which the guard still knows blocks: an arena after a rewind, an allocator of the
+     * program's own that is broken. Called for the memory [start, end) of each new block, before it is dressed. False: it
+     * cannot be used, and the allocation fails. NULL: never asked. */
+    bool (*fresh)(struct moat_guard *guard, uintptr_t start, uintptr_t end, const struct moat_call *call);
 };
 
 /* Prepares a guard over a backend. Quarantine rings take their memory from `memory`; without it there is no quarantine.
@@ -80,8 +87,8 @@ struct moat_call {
  * Context: locked. */
 void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignment, const struct moat_call *call);
 
-/* Calls guard->reused for every block that the map knows in [start, end), and forgets it. Context: locked. */
-void moat_guard_forget(struct moat_guard *guard, uintptr_t start, uintptr_t end);
+/* Takes a freed block out of the map: its memory is the backend's again without having been given back. Context: locked. */
+void moat_guard_forget(struct moat_guard *guard, uintptr_t user);
 
 /* Fills a new block as the options say. Context: unlocked. */
 void moat_guard_fill(const struct moat_guard *guard, void *user, size_t size_bytes);

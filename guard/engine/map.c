@@ -37,6 +37,24 @@ struct moat_span *moat_map_find(const struct moat_block_map *map, uintptr_t addr
     return range;
 }
 
+struct moat_span *moat_map_overlapping(const struct moat_block_map *map, uintptr_t start, uintptr_t end) {
+    for (uintptr_t at = start; at < end; at = (at | (MOAT_WINDOW_BYTES - 1)) + 1) {
+        struct moat_map_leaf *leaf = root_index(at) >= (size_t)1 << MOAT_MAP_ROOT_BITS
+                                         ? NULL
+                                         : atomic_load_explicit(&map->root[root_index(at)], memory_order_acquire);
+        struct moat_span *range = leaf == NULL ? NULL : atomic_load_explicit(&leaf->window[leaf_index(at)], memory_order_acquire);
+        for (; range != NULL; range = range->next_in_window) {
+            if (moat_span_size(range) != 0 && moat_span_start(range) < end && moat_span_end(range) > start) {
+                return range;
+            }
+        }
+        if ((at | (MOAT_WINDOW_BYTES - 1)) == UINTPTR_MAX) {
+            break;
+        }
+    }
+    return NULL;
+}
+
 static void *memory_get(struct moat_block_map *map, size_t size_bytes) {
     size_t got_bytes = 0;
     void *memory = map->memory->acquire(map->memory->context, size_bytes, &got_bytes);
@@ -205,9 +223,12 @@ uintptr_t moat_span_start_below(const struct moat_span *range, uintptr_t address
     return address - found <= most_bytes ? found : 0; /* the words went a little further */
 }
 
-uintptr_t moat_span_start_above(const struct moat_span *range, uintptr_t address) {
-    size_t granules = (moat_span_size(range) + ((size_t)1 << range->shift) - 1) >> range->shift;
-    size_t index = (address - moat_span_start(range) + ((size_t)1 << range->shift) - 1) >> range->shift;
+uintptr_t moat_span_start_between(const struct moat_span *range, uintptr_t address, uintptr_t end) {
+    uintptr_t start = moat_span_start(range);
+    size_t size_bytes = moat_span_size(range);
+    size_bytes = end - start < size_bytes ? end - start : size_bytes;
+    size_t granules = (size_bytes + ((size_t)1 << range->shift) - 1) >> range->shift;
+    size_t index = (address - start + ((size_t)1 << range->shift) - 1) >> range->shift;
     if (index >= granules) {
         return 0;
     }
@@ -220,7 +241,12 @@ uintptr_t moat_span_start_above(const struct moat_span *range, uintptr_t address
         bits = range->starts[word];
     }
     size_t low = (size_t)__builtin_ctzll((unsigned long long)bits);
-    return moat_span_start(range) + ((word * MOAT_WORD_BITS + low) << range->shift);
+    uintptr_t found = start + ((word * MOAT_WORD_BITS + low) << range->shift);
+    return found < end ? found : 0; /* the last word went a little further */
+}
+
+uintptr_t moat_span_start_above(const struct moat_span *range, uintptr_t address) {
+    return moat_span_start_between(range, address, UINTPTR_MAX);
 }
 
 static struct moat_span *window_next(const struct moat_map_leaf *leaf, size_t window, const struct moat_guard *guard, uintptr_t address) {

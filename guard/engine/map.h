@@ -74,6 +74,9 @@ struct moat_span *moat_map_find(const struct moat_block_map *map, uintptr_t addr
 /* The guard's range with the lowest addresses among those that end above `address`, or NULL: for visiting all of them in order. */
 struct moat_span *moat_map_next(const struct moat_block_map *map, const struct moat_guard *guard, uintptr_t address);
 
+/* A range, of any guard, that shares an address with [start, end); NULL: none does. */
+struct moat_span *moat_map_overlapping(const struct moat_block_map *map, uintptr_t start, uintptr_t end);
+
 static inline uintptr_t moat_span_start(const struct moat_span *range) {
     return atomic_load_explicit(&range->start, memory_order_relaxed);
 }
@@ -113,5 +116,8 @@ uintptr_t moat_span_start_below(const struct moat_span *range, uintptr_t address
 
 /* The nearest user pointer at or above `address` in this range; 0 when there is none. */
 uintptr_t moat_span_start_above(const struct moat_span *range, uintptr_t address);
+
+/* The same below `end`, looking no further than it must. */
+uintptr_t moat_span_start_between(const struct moat_span *range, uintptr_t address, uintptr_t end);
 
 #endif

@@ -73,6 +73,13 @@ static bool drain_one(struct moat_shard *shard, const struct moat_call *call) {
     return count != 0;
 }
 
+void moat_block_drain(struct moat_shard *shard, const struct moat_call *call) {
+    moat_lock_take(&shard->lock);
+    while (drain_one(shard, call)) {
+    }
+    moat_lock_give(&shard->lock);
+}
+
 /* ---- allocation ----------------------------------------------------------------------------------------------------------- */
 
 static void *take_locked(struct moat_shard *shard, const struct moat_request *request, const struct moat_call *call) {
@@ -108,7 +115,14 @@ static MOAT_COLD void *take_hard(struct moat_shard *own, const struct moat_reque
     return user != NULL ? user : take_from(own, request, call);
 }
 
-static MOAT_COLD void *out_of_memory(const struct moat_request *request, const struct moat_call *call) {
+static void name_copy(char to[MOAT_OWNER_BYTES], const char *name) {
+    for (size_t i = 0; i + 1 < MOAT_OWNER_BYTES && name[i] != '\0'; i++) {
+        to[i] = name[i];
+    }
+}
+
+/* `owner`: the guarded allocator's name; NULL: malloc's. */
+static MOAT_COLD void *out_of_memory(const struct moat_request *request, const struct moat_call *call, const char *owner) {
     if (moat_process.options.report_failures) {
         struct moat_finding finding = {.kind = MOAT_OUT_OF_MEMORY,
                                        .when = MOAT_WHEN_CALL,
@@ -116,6 +130,7 @@ static MOAT_COLD void *out_of_memory(const struct moat_request *request, const s
                                        .thread = call->thread,
                                        .found_stack = call->stack,
                                        .argument_value = {request->size_bytes, request->alignment}};
+        name_copy(finding.owner, owner != NULL ? owner : "");
         moat_finding_report(&finding);
     }
     errno = ENOMEM;
@@ -143,30 +158,9 @@ struct moat_call moat_block_call(unsigned family, unsigned when, uintptr_t calle
     return call_make(self, event_now(self), stack, family, when);
 }
 
-void *moat_block_allocate_from(struct moat_shard *shard, const struct moat_request *request) {
-    struct moat_thread *self = moat_thread_self();
-    uint32_t stack = moat_stack_capture(self, request->caller);
-    struct moat_call call = call_make(self, sequence_next(self), stack, request->family, MOAT_WHEN_CALL);
-    void *user = NULL;
-    moat_lock_take(&shard->lock);
-    do {
-        user = shard->ready ? moat_guard_take(&shard->guard, request->size_bytes, request->alignment, &call) : NULL;
-    } while (user == NULL && drain_one(shard, &call));
-    struct moat_findings reused = shard->reused;
-    shard->reused.count = 0;
-    moat_lock_give(&shard->lock);
-    moat_block_report(&reused);
-    if (user == NULL) {
-        return out_of_memory(request, &call);
-    }
-    moat_guard_fill(&shard->guard, user, request->size_bytes);
-    return user;
-}
-
-static void *allocate_now(const struct moat_request *request);
-
 /* The failure that the options asked for. */
-static MOAT_COLD void *injected(size_t size_bytes, size_t alignment, unsigned family, unsigned when, uintptr_t caller) {
+static MOAT_COLD void *injected(size_t size_bytes, size_t alignment, unsigned family, unsigned when, const char *owner,
+                                 uintptr_t caller) {
     struct moat_thread *self = moat_thread_self();
     struct moat_finding finding = {.kind = MOAT_OUT_OF_MEMORY,
                                    .when = (uint8_t)when,
@@ -175,6 +169,7 @@ static MOAT_COLD void *injected(size_t size_bytes, size_t alignment, unsigned fa
                                    .thread = self->number,
                                    .found_stack = moat_stack_capture(self, caller),
                                    .argument_value = {size_bytes, alignment}};
+    name_copy(finding.owner, owner != NULL ? owner : "");
     moat_finding_report(&finding);
     errno = ENOMEM;
     return NULL;
@@ -185,9 +180,31 @@ static bool is_injected(const struct moat_thread *self) {
     return __builtin_expect(moat_process.failing, 0) && moat_process.started && self->shielded == 0 && moat_tune_fails();
 }
 
+void *moat_block_allocate_from(struct moat_shard *shard, const struct moat_request *request) {
+    struct moat_thread *self = moat_thread_self();
+    if (is_injected(self)) {
+        return injected(request->size_bytes, request->alignment, request->family, MOAT_WHEN_CALL, shard->name, request->caller);
+    }
+    uint32_t stack = moat_stack_capture(self, request->caller);
+    struct moat_call call = call_make(self, sequence_next(self), stack, request->family, MOAT_WHEN_CALL);
+    void *user = NULL;
+    moat_lock_take(&shard->lock);
+    do {
+        user = shard->ready ? moat_guard_take(&shard->guard, request->size_bytes, request->alignment, &call) : NULL;
+    } while (user == NULL && drain_one(shard, &call));
+    moat_lock_give(&shard->lock);
+    if (user == NULL) {
+        return out_of_memory(request, &call, shard->name);
+    }
+    moat_guard_fill(&shard->guard, user, request->size_bytes);
+    return user;
+}
+
+static void *allocate_now(const struct moat_request *request);
+
 void *moat_block_allocate(const struct moat_request *request) {
     if (is_injected(moat_thread_self())) {
-        return injected(request->size_bytes, request->alignment, request->family, MOAT_WHEN_CALL, request->caller);
+        return injected(request->size_bytes, request->alignment, request->family, MOAT_WHEN_CALL, NULL, request->caller);
     }
     return allocate_now(request);
 }
@@ -215,7 +232,7 @@ static void *allocate_now(const struct moat_request *request) {
         int error = errno;
         user = take_hard(shard, request, &call);
         if (user == NULL) {
-            return out_of_memory(request, &call);
+            return out_of_memory(request, &call, NULL);
         }
         errno = error;
     }
@@ -279,12 +296,6 @@ static MOAT_COLD void check_claimed(const void *user, size_t size_bytes, struct 
     finding.block = moat_guard_facts(&shard->guard, (uintptr_t)user, &lost);
     moat_lock_give(&shard->lock);
     moat_finding_report(&finding);
-}
-
-static void name_copy(char to[MOAT_OWNER_BYTES], const char *name) {
-    for (size_t i = 0; i + 1 < MOAT_OWNER_BYTES && name[i] != '\0'; i++) {
-        to[i] = name[i];
-    }
 }
 
 /* A pointer that could not be claimed: says why, and lets go of it all the same where only the caller's family is wrong. */
@@ -467,7 +478,7 @@ void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
         return moat_block_refuse(MOAT_ARGUMENT_SIZE, size_bytes, 0, ENOMEM, caller);
     }
     if (is_injected(self)) {
-        return injected(size_bytes, 1, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC, caller);
+        return injected(size_bytes, 1, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC, NULL, caller);
     }
     uint32_t stack = moat_stack_capture(self, caller);
     struct moat_call call = call_make(self, event_now(self), stack, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC);

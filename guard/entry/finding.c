@@ -246,8 +246,17 @@ static bool is_corruption(const struct moat_finding *finding) {
     }
 }
 
+/* Whose the block is, where it is a guarded allocator's. */
+static void name_owner(struct moat_finding *finding) {
+    const struct moat_shard *owner = finding->block.address == 0 ? NULL : moat_shard_of((uintptr_t)finding->block.address);
+    if (owner != NULL && owner->guarded != NULL && finding->owner[0] == '\0') {
+        text_copy(finding->owner, sizeof finding->owner, owner->name);
+    }
+}
+
 static void report_fill(struct moat_report *report, const struct moat_finding *finding) {
     report->finding = *finding;
+    name_owner(&report->finding);
     stack_resolve(report, MOAT_STACK_FOUND, finding->found_stack, MOAT_STACK_FRAMES_MAX);
     stack_resolve(report, MOAT_STACK_ALLOCATED, finding->block.allocation_stack, MOAT_STACK_FRAMES_MAX);
     stack_resolve(report, MOAT_STACK_FREED, finding->block.free_stack, MOAT_STACK_FRAMES_MAX);

@@ -7,9 +7,10 @@
 #include <setjmp.h>
 #include <stdio.h>
 
+/* Blocks that are not freed singly are not leaked singly: their memory is a root like any other instead. */
 static void guard_add(void *context, struct moat_shard *shard) {
     struct moat_leak_scan *scan = context;
-    if (scan->guard_count < MOAT_LEAK_GUARDS_MAX) {
+    if (scan->guard_count < MOAT_LEAK_GUARDS_MAX && !shard->rewinds) {
         scan->guards[scan->guard_count++] = &shard->guard;
     }
 }
@@ -49,7 +50,7 @@ static bool exclusions(struct moat_range_list *list, const struct moat_source *m
     range_insert(ranges, &count, most, (struct moat_range){(uintptr_t)&moat_process, sizeof moat_process});
     const struct moat_shard *guarded = atomic_load(&moat_process.guarded);
     for (; guarded != NULL; guarded = guarded->next) {
-        const struct moat_span *span = guarded->ready ? moat_map_next(&moat_process.map, &guarded->guard, 0) : NULL;
+        const struct moat_span *span = guarded->ready && !guarded->rewinds ? moat_map_next(&moat_process.map, &guarded->guard, 0) : NULL;
         for (; span != NULL; span = moat_map_next(&moat_process.map, &guarded->guard, moat_span_end(span))) {
             range_insert(ranges, &count, most, (struct moat_range){moat_span_start(span), moat_span_size(span)});
         }

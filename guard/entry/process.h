@@ -40,7 +40,8 @@ struct moat_shard {
     struct moat_shard *guarded;  /* itself, for a guarded allocator of the program's own; NULL for malloc's shards */
     const char *name;            /* of the guarded allocator */
     struct moat_shard *next;     /* in the list of guarded allocators */
-    struct moat_findings reused; /* a guarded allocator's findings on memory that it handed out again */
+    _Atomic(bool) taken;         /* a guarded allocator uses it; otherwise the next one may */
+    bool refused_memory;         /* memory did not leave because of damage that is still to be reported */
     struct moat_guard_config config; /* a guarded allocator's own */
     struct moat_guard guard;
     union {
@@ -59,11 +60,10 @@ struct moat_thread {
     unsigned shielded; /* > 0: inside Moat's own work: no stacks, no findings from here */
     uint64_t sequence_next;
     uint64_t sequence_end;
-    /* The latest stack, outermost frame first, with its nodes: equal outer frames need no look-up. */
-    unsigned cached_count;
-    uintptr_t cached_pc[MOAT_STACK_FRAMES_MAX];
-    uint32_t cached_id[MOAT_STACK_FRAMES_MAX];
-    uintptr_t frames[MOAT_STACK_FRAMES_MAX + 16 /* MOAT_UNWIND_SLACK */];
+    /* Depot nodes of the latest stack's frames, from the one `ids_first` on; as of its walk number `ids_walk`. */
+    unsigned ids_first, ids_end;
+    uint64_t ids_walk;
+    uint32_t ids[MOAT_WALK_FRAMES_MAX];
     struct moat_walk_memory walk;
 };
 
@@ -101,7 +101,7 @@ struct moat_process {
     struct moat_large large_table;
     struct moat_shard shards[MOAT_SHARDS_MAX];
     struct moat_shard large;
-    _Atomic(struct moat_shard *) guarded; /* a list that only grows; closed ones are not ready */
+    _Atomic(struct moat_shard *) guarded; /* a list that only grows, under the large lock; closed ones are not ready */
     unsigned shard_count;
     _Atomic(uint64_t) sequence;      /* the next allocation number to give out */
     uint64_t fork_sequence;          /* blocks from this number on are this process's own, not inherited */
@@ -209,6 +209,9 @@ void moat_block_free_to(struct moat_shard *shard, void *user, uintptr_t caller);
 
 /* What the calling thread is doing, for the engine. */
 struct moat_call moat_block_call(unsigned family, unsigned when, uintptr_t caller);
+
+/* Gives all that a guarded allocator holds back to it, proved. */
+void moat_block_drain(struct moat_shard *shard, const struct moat_call *call);
 
 /* Prints findings and does what on_error says. Context: no lock held. */
 void moat_block_report(const struct moat_findings *findings);

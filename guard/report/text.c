@@ -210,6 +210,10 @@ static void say_allocated(struct moat_out *out, const struct moat_report *report
     }
     moat_out_to_column(out, MOAT_TEXT_INDENT);
     moat_out_text(out, "allocated");
+    if (finding->owner[0] != '\0' && finding->kind != MOAT_ALLOC_DEALLOC_MISMATCH) { /* whose sentence names it */
+        moat_out_text(out, " from ");
+        moat_out_clean_text(out, finding->owner);
+    }
     say_by_thread(out, " by ", block->allocation_thread);
     if (block->sequence != 0) {
         moat_out_text(out, leak && finding->leak_blocks > 1 ? ", the first one as allocation " : " as allocation ");

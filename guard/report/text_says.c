@@ -273,7 +273,8 @@ static void say_mismatch(struct moat_out *out, const struct moat_report *report)
 
 static void say_corrupted(struct moat_out *out, const struct moat_report *report) {
     const struct moat_finding *finding = &report->finding;
-    moat_out_text(out, "the heap's own records");
+    moat_out_clean_text(out, finding->owner[0] != '\0' ? finding->owner : "the heap");
+    moat_out_text(out, "'s own records");
     if (finding->block.address != 0) {
         moat_out_text(out, " of ");
         say_block(out, &finding->block, "");
