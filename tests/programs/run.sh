@@ -138,7 +138,7 @@ COMMANDS
 scenario_gdb() {
     gcc -g -O0 -o program "$inputs/table.c"
     # The program under the debugger runs under Moat as well; heap addresses are kept out of what is printed.
-    under gdb -nx -batch -ex 'set debuginfod enabled off' -ex 'set disable-randomization on' -ex 'break table.c:grow' -ex run \
+    under gdb -nx -batch -ex 'set debuginfod enabled off' -ex 'set disable-randomization on' -ex 'set print symbol off' -ex 'break table.c:grow' -ex run \
         -ex 'bt' -ex 'info locals' -ex 'print *table' -ex 'delete' -ex 'ptype struct table' -ex 'list hash_of' -ex continue \
         ./program 2>&1 | sed -E 's/0x[0-9a-f]+/ADDRESS/g; s/process [0-9]+/process N/; s/count = [0-9]+/count = N/'
 }
