@@ -7,6 +7,7 @@
 #include "moat/finding.h"
 
 #include <dlfcn.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <spawn.h>
 #include <stdatomic.h>
@@ -25,12 +26,14 @@ void *moat_test_realloc(void *block, size_t size);
 void *moat_test_aligned_alloc(size_t alignment, size_t size);
 int moat_test_posix_memalign(void **result, size_t alignment, size_t size);
 void moat_test_free(void *block);
+int moat_test_malloc_trim(size_t keep);
 #define malloc moat_test_malloc
 #define calloc moat_test_calloc
 #define realloc moat_test_realloc
 #define aligned_alloc moat_test_aligned_alloc
 #define posix_memalign moat_test_posix_memalign
 #define free moat_test_free
+#define malloc_trim moat_test_malloc_trim
 #endif
 
 enum { SLOTS = 200, MAILBOXES = 64, CHURN_AT_ONCE = 20, THREADS_MOST = 28, RACES = 200 };
@@ -148,6 +151,8 @@ static void work(uint64_t seed, unsigned count) {
     struct block *slots[SLOTS] = {NULL};
     uint64_t random = seed * 0x9e3779b97f4a7c15u + 1;
     for (unsigned i = 0; i < count; i++) {
+        if (i % 1500 == 1499)
+            malloc_trim(0); /* chunks go back to the system, whole, by their heads and by their tails */
         struct block **slot = &slots[random_next(&random) % SLOTS];
         if (*slot == NULL)
             *slot = take(&random);
