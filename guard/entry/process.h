@@ -60,11 +60,10 @@ struct moat_thread {
     unsigned shielded; /* > 0: inside Moat's own work: no stacks, no findings from here */
     uint64_t sequence_next;
     uint64_t sequence_end;
-    /* The latest stack, outermost frame first, with its nodes: equal outer frames need no look-up. */
-    unsigned cached_count;
-    uintptr_t cached_pc[MOAT_STACK_FRAMES_MAX];
-    uint32_t cached_id[MOAT_STACK_FRAMES_MAX];
-    uintptr_t frames[MOAT_STACK_FRAMES_MAX + 16 /* MOAT_UNWIND_SLACK */];
+    /* Depot nodes of the latest stack's frames, from the one `ids_first` on; as of its walk number `ids_walk`. */
+    unsigned ids_first, ids_end;
+    uint64_t ids_walk;
+    uint32_t ids[MOAT_WALK_FRAMES_MAX];
     struct moat_walk_memory walk;
 };
 
@@ -182,7 +181,7 @@ void moat_shards_each(void (*each)(void *context, struct moat_shard *shard), voi
 /* The name of malloc's own heap in reports. */
 #define MOAT_HEAP_NAME "the heap"
 
-/* ---- block.c: what every allocating and freeing call comes down to ---------------------------------------------------- */
+/* ---- allocate.c, free.c, resize.c, sweep.c: what every allocating and freeing call comes down to ---------------------------------------------------- */
 
 struct moat_request {
     size_t size_bytes;

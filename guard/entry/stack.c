@@ -2,8 +2,11 @@
 #include "guard/entry/process.h"
 #include "guard/port/linux/unwind.h"
 
-_Static_assert(sizeof((struct moat_thread *)0)->frames / sizeof(uintptr_t) == MOAT_STACK_FRAMES_MAX + MOAT_UNWIND_SLACK,
-               "a thread's frame buffer has the room that the unwinder asks for");
+_Static_assert(MOAT_STACK_FRAMES_MAX <= MOAT_UNWIND_FRAMES_MAX, "no more frames are asked for than a walk gives");
+
+/* Where a stack is deeper than asked for, the frames that are left out are a multiple of this many, or of one when few are asked for:
+ * then calls a little further in or out share their outer nodes instead of each having a chain of its own. */
+#define MOAT_STACK_STRIDE 64u
 
 uint32_t moat_stack_intern(const uintptr_t *frames, size_t count, bool complete) {
     uint32_t id = 0;
@@ -13,24 +16,37 @@ uint32_t moat_stack_intern(const uintptr_t *frames, size_t count, bool complete)
     return id;
 }
 
-/* As intern, by way of the thread's latest stack. */
-static uint32_t intern_cached(struct moat_thread *self, size_t count, bool complete) {
-    size_t same = 0;
-    uint32_t id = 0;
-    while (same < count && same < self->cached_count && self->cached_pc[same] == self->frames[count - 1 - same]) {
-        id = self->cached_id[same++];
+/* The index of the outermost frame that is kept. */
+static unsigned first_kept(unsigned count, unsigned most) {
+    if (count <= most) {
+        return 0;
     }
-    for (size_t depth = same; depth < count; depth++) {
-        uintptr_t pc = self->frames[count - 1 - depth];
-        id = moat_depot_push(&moat_process.depot, id, pc, !complete && depth == 0);
-        self->cached_pc[depth] = pc;
-        self->cached_id[depth] = id;
+    unsigned stride = most < 2 * MOAT_STACK_STRIDE ? 1 : MOAT_STACK_STRIDE;
+    return (count - most + stride - 1) / stride * stride;
+}
+
+/* The depot id of the stack that was just walked. Nodes of frames that are as they were need no look-up. */
+static uint32_t intern_walked(struct moat_thread *self, unsigned most) {
+    const struct moat_walk_memory *walk = &self->walk;
+    const unsigned first = first_kept(walk->count, most);
+    unsigned known = first;
+    if (first == self->ids_first && walk->walks == self->ids_walk + 1) {
+        known = walk->kept < self->ids_end ? walk->kept : self->ids_end;
+        known = known > first ? known : first;
+    }
+    uint32_t id = known > first ? self->ids[known - 1] : 0;
+    self->ids_end = known;
+    for (unsigned i = known; i < walk->count; i++) {
+        bool incomplete = i == first && (first != 0 || !walk->complete);
+        id = moat_depot_push(&moat_process.depot, id, walk->frames[i].pc, incomplete);
         if (id == 0) {
-            self->cached_count = 0; /* the depot is full */
-            return 0;
+            break; /* the depot is full */
         }
+        self->ids[i] = id;
+        self->ids_end = i + 1;
     }
-    self->cached_count = (unsigned)count;
+    self->ids_first = first;
+    self->ids_walk = walk->walks;
     return id;
 }
 
@@ -43,10 +59,9 @@ uint32_t moat_stack_capture(struct moat_thread *self, uintptr_t caller) {
     if (self->shielded != 0 || !moat_unwind_enter(&here)) {
         return moat_stack_intern(&caller, 1, false); /* from the unwinder itself, or a signal that interrupted it */
     }
-    bool complete = false;
-    size_t most = moat_process.options.stack_frames;
-    size_t count = moat_unwind_capture_next(&self->walk, self->frames, most, caller, &complete);
-    uint32_t id = intern_cached(self, count, complete);
+    unsigned most = (unsigned)moat_process.options.stack_frames;
+    moat_unwind_capture_next(&self->walk, caller, most);
+    uint32_t id = intern_walked(self, most);
     moat_unwind_leave(&here);
     return id;
 }

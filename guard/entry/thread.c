@@ -69,9 +69,8 @@ struct moat_thread *moat_thread_enter(void) {
     self->next_free = NULL;
     self->shielded = 0;
     self->sequence_next = self->sequence_end = 0;
-    self->cached_count = 0;
-    self->walk.count = 0;
-    self->walk.stack_end = 0;
+    self->ids_end = 0;
+    moat_walk_forget(&self->walk);
     self->tid = (pid_t)syscall(SYS_gettid);
     self->shard = &moat_process.shards[(number - 1) % moat_process.shard_count];
     moat_thread_current = self;

@@ -20,6 +20,7 @@ enum {
     ENCODING_SIZE_MASK = 0x0f,
     ENCODING_BASE_MASK = 0x70,
     ENCODING_PC_RELATIVE = 0x10,
+    ENCODING_ALIGNED = 0x50,
     ENCODING_OMITTED = 0xff,
     ENCODING_TABLE = 0x3b /* of .eh_frame_hdr's table: relative to the header, four bytes, signed */
 };
@@ -112,6 +113,7 @@ struct entry {
     uint64_t code_align;
     int64_t data_align;
     unsigned encoding; /* of code addresses */
+    bool sized;        /* augmentation data come with their length */
     bool signal_frame;
 };
 
@@ -133,7 +135,10 @@ static void read_augmentation(struct reader *reader, const char *augmentation, s
             break;
         case 'P': {
             unsigned encoding = (unsigned)read_bytes(reader, 1);
-            (void)read_sized(reader, encoding);
+            if (encoding != ENCODING_OMITTED) {
+                (void)read_sized(reader, encoding);
+            }
+            reader->bad |= (encoding & ENCODING_BASE_MASK) == ENCODING_ALIGNED;
             break;
         }
         case 'L':
@@ -162,8 +167,12 @@ static bool read_common(const unsigned char *record, struct entry *entry) {
     entry->data_align = read_sleb(&reader);
     uint64_t return_register = version == 1 ? read_bytes(&reader, 1) : read_uleb(&reader);
     entry->encoding = ENCODING_ABSOLUTE;
-    if (augmentation[0] == 'z') {
+    entry->sized = augmentation[0] == 'z';
+    if (entry->sized) {
         uint64_t length = read_uleb(&reader);
+        if (length > (uint64_t)(reader.end - reader.at)) {
+            return false;
+        }
         const unsigned char *after = reader.at + length;
         read_augmentation(&reader, augmentation, entry);
         reader.at = after;
@@ -171,7 +180,7 @@ static bool read_common(const unsigned char *record, struct entry *entry) {
         return false;
     }
     entry->common = reader;
-    return !reader.bad && reader.at <= reader.end && (version == 1 || version == 3) && return_register == REGISTER_RA;
+    return !reader.bad && (version == 1 || version == 3) && return_register == REGISTER_RA;
 }
 
 static bool read_function(const unsigned char *record, struct entry *entry) {
@@ -183,10 +192,13 @@ static bool read_function(const unsigned char *record, struct entry *entry) {
     }
     entry->start = (uintptr_t)read_encoded(&reader, entry->encoding);
     entry->end = entry->start + (uintptr_t)read_sized(&reader, entry->encoding);
-    uint64_t augmentation_bytes = read_uleb(&reader); /* every common entry that is accepted with addresses like these has a z */
-    reader.at += augmentation_bytes;
+    if (entry->sized) {
+        uint64_t skipped = read_uleb(&reader);
+        reader.bad |= skipped > (uint64_t)(reader.end - reader.at);
+        reader.at += reader.bad ? 0 : skipped;
+    }
     entry->function = reader;
-    return !reader.bad && reader.at <= reader.end;
+    return !reader.bad;
 }
 
 /* ---- instructions ------------------------------------------------------------------------------------------------------- */
@@ -398,17 +410,22 @@ static struct moat_rule rule_of(const struct row *row) {
     if (row->ra.where == WHERE_UNDEFINED) {
         return (struct moat_rule){.kind = MOAT_RULE_END};
     }
-    if (row->cfa_hard || row->ra.where != WHERE_CFA || row->ra.offset != -8 || row->bp.where == WHERE_HARD ||
-        row->bp.where == WHERE_UNDEFINED || rule.cfa_offset != row->cfa_offset || rule.bp_offset != row->bp.offset) {
+    if (row->cfa_hard || row->ra.where != WHERE_CFA || row->ra.offset != -(int64_t)sizeof(uint64_t) ||
+        row->bp.where == WHERE_HARD || rule.cfa_offset != row->cfa_offset || rule.bp_offset != row->bp.offset) {
         return hard;
     }
-    rule.kind = row->cfa_deref                      ? MOAT_RULE_BP_DEREF
-                : row->cfa_register == REGISTER_SP ? MOAT_RULE_SP
-                                                   : MOAT_RULE_BP;
+    rule.kind = row->cfa_deref ? MOAT_RULE_BP_DEREF : row->cfa_register == REGISTER_SP ? MOAT_RULE_SP : MOAT_RULE_BP;
     rule.bp = row->bp.where == WHERE_CFA  ? MOAT_RULE_BP_AT_CFA
               : row->bp.where == WHERE_BP ? MOAT_RULE_BP_AT_BP
-                                          : MOAT_RULE_BP_SAME;
+                                          : MOAT_RULE_BP_SAME; /* also when undefined: then nobody needs it */
     return rule;
+}
+
+/* The code that the C library has signal handlers return to: a call of rt_sigreturn. The kernel's frame lies at rsp then,
+ * whatever the unwind information says in expressions. */
+static bool returns_from_signal(uintptr_t return_address) {
+    static const unsigned char code[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05}; /* mov $15, %rax; syscall */
+    return memcmp((const void *)return_address, code, sizeof code) == 0;
 }
 
 /* ---- search ------------------------------------------------------------------------------------------------------------- */
@@ -450,9 +467,9 @@ struct moat_rule moat_cfi_rule(uintptr_t pc, const void *header) {
         return none;
     }
     if (entry.signal_frame) {
-        return hard;
+        return returns_from_signal(pc + 1) ? (struct moat_rule){.kind = MOAT_RULE_SIGNAL} : hard;
     }
-    struct machine machine = {.entry = &entry, .location = 0, .pc = pc};
+    struct machine machine = {.entry = &entry, .pc = pc, .row = {.cfa_hard = true}};
     run(&machine, entry.common);
     machine.initial = machine.row;
     machine.location = entry.start;

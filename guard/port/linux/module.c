@@ -43,6 +43,8 @@ static bool moat_loaded_measure(struct moat_loaded *loaded, uintptr_t address) {
     for (size_t i = 0; i < loaded->header_count; i++) {
         const ElfW(Phdr) *header = &loaded->headers[i];
         uintptr_t start = loaded->bias + header->p_vaddr, end = start + header->p_memsz;
+        if (header->p_type == PT_GNU_EH_FRAME)
+            loaded->eh_frame = (const void *)start;
         if (header->p_type != PT_LOAD)
             continue;
         loaded->map_start = start < loaded->map_start ? start : loaded->map_start;
@@ -112,6 +114,21 @@ static bool moat_module_range_holds(struct moat_module_range *range, void (*find
 #ifdef DLFO_STRUCT_HAS_EH_DBASE
 #pragma weak _dl_find_object
 
+/* The kernel maps the program's own segments where they belong and nothing in the holes between; then the loader tells of
+ * each as if it were a module. The program headers tell of all. */
+static void moat_loaded_join_segments(struct moat_loaded *loaded, uintptr_t address) {
+    struct moat_loaded whole = {.bias = loaded->bias, .headers = (const void *)(uintptr_t)getauxval(AT_PHDR)};
+    bool is_program = false;
+    whole.header_count = whole.headers ? (size_t)getauxval(AT_PHNUM) : 0;
+    for (size_t i = 0; i < whole.header_count && !is_program; i++)
+        is_program =
+            whole.headers[i].p_type == PT_PHDR && whole.bias + whole.headers[i].p_vaddr == (uintptr_t)whole.headers;
+    if (is_program && moat_loaded_measure(&whole, address)) {
+        loaded->map_start = whole.map_start;
+        loaded->map_end = whole.map_end;
+    }
+}
+
 static bool moat_loaded_by_object(uintptr_t address, struct moat_loaded *loaded) {
     struct dl_find_object found;
     if (!&_dl_find_object)
@@ -126,6 +143,8 @@ static bool moat_loaded_by_object(uintptr_t address, struct moat_loaded *loaded)
                                    .eh_frame = found.dlfo_eh_frame,
                                    .dynamic = map->l_ld,
                                    .name = map->l_name};
+    if (map->l_name == NULL || map->l_name[0] == '\0')
+        moat_loaded_join_segments(loaded, address);
     return true;
 }
 #else
@@ -418,6 +437,19 @@ static void moat_module_find_loader(uintptr_t *start, uintptr_t *end) {
         *start = loaded.map_start;
         *end = loaded.map_end;
     }
+}
+
+bool moat_module_find_table(uintptr_t address, struct moat_module_table *table) {
+    struct moat_loaded loaded;
+    if (!moat_loaded_find(address, &loaded))
+        return false;
+    *table = (struct moat_module_table){loaded.map_start, loaded.map_end, loaded.eh_frame};
+    return true;
+}
+
+bool moat_module_has_loader(void) {
+    (void)moat_module_is_loader(0);
+    return atomic_load_explicit(&own->loader.end, memory_order_relaxed) != 0;
 }
 
 bool moat_module_is_own(uintptr_t pc) { return moat_module_range_holds(&own->own, moat_module_find_own, pc); }

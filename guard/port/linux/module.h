@@ -43,6 +43,20 @@ bool moat_module_is_own(uintptr_t pc);
 /* Whether an address lies in the dynamic loader (false in static programs). Context: any. */
 bool moat_module_is_loader(uintptr_t pc);
 
+/* Whether there is a loader that calls of malloc and free can be told by. Context: any. */
+bool moat_module_has_loader(void);
+
+/* A module's extent and its .eh_frame_hdr, NULL when it has none. */
+struct moat_module_table {
+    uintptr_t start, end;
+    const void *eh_frame_header;
+};
+
+/* The table to unwind an address of code by, as the loader has it now.
+ * Gives:   false when no module holds the address.
+ * Context: as moat_module_of; nothing is remembered. */
+bool moat_module_find_table(uintptr_t address, struct moat_module_table *table);
+
 /* How many modules were seen in all, and how many addresses found no room in the table. */
 size_t moat_module_count(void);
 size_t moat_module_lost(void);

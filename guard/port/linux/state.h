@@ -8,7 +8,6 @@
 #include "guard/port/linux/pages.h"
 #include "guard/port/linux/port.h"
 #include "guard/port/linux/syscall.h"
-#include "guard/port/linux/walk.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -35,20 +34,26 @@ struct moat_unwind_state {
     _Atomic uintptr_t not_end[MOAT_UNWIND_ENDS]; /* and those that do not */
 };
 
-/* ---- walk.c ---- */
+/* ---- rules.c ---- */
 
-enum { MOAT_WALK_RULE_BITS = 15 };
+enum { MOAT_RULES_BITS = 15, MOAT_RULES_STAYING_MAX = 128 };
 
-/* A cached rule; key is address and module, masked with the rule. */
-struct moat_walk_rule {
-    _Atomic uint64_t key;
+struct moat_rules_entry {
+    _Atomic uint64_t key; /* masked with the rule */
     _Atomic uint64_t rule;
 };
 
-struct moat_walk_state {
-    struct moat_walk_rule *rules;
-    uint16_t settled_modules; /* modules with lower indices are never unloaded */
-    struct moat_walk_memory scratch; /* for stacks of faults, one at a time */
+struct moat_rules_range {
+    uintptr_t start, end;
+};
+
+struct moat_rules_state {
+    struct moat_rules_entry *entries;
+    unsigned staying_count;
+    struct moat_rules_range staying[MOAT_RULES_STAYING_MAX]; /* modules that are never unloaded */
+    bool has_loader;
+    _Atomic bool unloads_unknown; /* they cannot be counted */
+    _Atomic uint64_t loader_calls;
 };
 
 /* ---- module.c ---- */
@@ -139,7 +144,7 @@ struct moat_output_state {
 
 struct moat_port_state {
     struct moat_unwind_state unwind;
-    struct moat_walk_state walk;
+    struct moat_rules_state rules;
     struct moat_module_state module;
     struct moat_symtab_state symtab;
     struct moat_pages_state pages;

@@ -1,8 +1,7 @@
-/* Stacks by whatever unwinder the system has.
+/* Stacks by own rules where they lead, else by whatever unwinder the system has.
  * May include: the port's headers, <dlfcn.h>, <link.h>, <sys/auxv.h>, <ucontext.h>.
  *
- * libunwind is loaded, never linked: linked, its _Unwind_ functions would take over the program's C++ exceptions. The
- * one function that a faster way of capturing has to replace is moat_unwind_walk. */
+ * libunwind is loaded, never linked: linked, its _Unwind_ functions would take over the program's C++ exceptions. */
 #define _GNU_SOURCE
 #include "guard/port/linux/unwind.h"
 #include "guard/port/linux/roots.h"
@@ -101,7 +100,7 @@ static size_t moat_unwind_count_unloads(void) {
 }
 
 void moat_unwind_init_early(void) {
-    moat_walk_init();
+    moat_rules_init(environ == NULL); /* the C library has not been initialised, so nothing has */
     if (!own->walk && &_Unwind_Backtrace && &_Unwind_GetIP && &_Unwind_FindEnclosingFunction) {
         own->walk_pc = _Unwind_GetIP;
         own->enclosing = _Unwind_FindEnclosingFunction;
@@ -120,7 +119,6 @@ void moat_unwind_init_own(void) {
     int kept = errno;
     moat_unwind_load_libgcc();
     moat_unwind_init_early();
-    moat_walk_modules_settled();
     atomic_store(&own->unloads, moat_unwind_count_unloads());
     /* Once for nothing, so that what the unwinders set up at first use is not set up inside some malloc. */
     uintptr_t frames[1 + MOAT_UNWIND_SLACK];
@@ -254,48 +252,61 @@ static size_t moat_unwind_trim(uintptr_t *frames, size_t count, uintptr_t caller
     return kept + 1;
 }
 
+/* By a loaded unwinder, which knows every form of frame. */
+static size_t moat_unwind_load_walk(uintptr_t *frames, size_t most, uintptr_t caller_pc, bool *complete) {
+    int kept = errno;
+    frames[0] = caller_pc;
+    *complete = false;
+    moat_unwind_watch_loader(caller_pc);
+    if (!own->backtrace && !own->walk)
+        return 1;
+    size_t count = moat_unwind_walk(frames, most + MOAT_UNWIND_SLACK);
+    bool filled = count == most + MOAT_UNWIND_SLACK;
+    count = moat_unwind_trim(frames, count, caller_pc);
+    if (count <= most && !filled)
+        *complete = moat_unwind_ends_at(frames[count - 1]);
+    errno = kept;
+    return count < most ? count : most;
+}
+
 size_t moat_unwind_capture(uintptr_t *frames, size_t most, uintptr_t caller_pc, bool *complete) {
     struct moat_unwind_frame here;
     frames[0] = caller_pc;
     *complete = false;
     if (!moat_unwind_enter(&here))
         return 1;
-    size_t count = moat_unwind_capture_next(NULL, frames, most, caller_pc, complete);
+    size_t count = moat_unwind_load_walk(frames, most, caller_pc, complete);
     moat_unwind_leave(&here);
     return count;
 }
 
-/* By a loaded unwinder, which knows every form of frame. */
-static size_t moat_unwind_load_walk(uintptr_t *frames, size_t most, uintptr_t caller_pc, bool *complete) {
-    if (!own->backtrace && !own->walk)
-        return 1;
-    size_t count = moat_unwind_walk(frames, most + MOAT_UNWIND_SLACK);
-    bool filled = count == most + MOAT_UNWIND_SLACK;
-    count = moat_unwind_trim(frames, count, caller_pc);
-    if (count > most)
-        return most;
-    if (!filled)
-        *complete = moat_unwind_ends_at(frames[count - 1]);
-    return count;
+/* Has an unwinder fill the memory, which then is good for this once only. */
+static __attribute__((noinline)) void moat_unwind_fill(struct moat_walk_memory *memory, uintptr_t caller_pc,
+                                                       size_t most) {
+    _Static_assert(sizeof memory->scratch / sizeof memory->scratch[0] >= MOAT_UNWIND_FRAMES_MAX + MOAT_UNWIND_SLACK,
+                   "the memory has room for what an unwinder is asked for");
+    bool complete;
+    size_t count = moat_unwind_load_walk(memory->scratch, most, caller_pc, &complete);
+    memory->count = 0; /* also should the program be sent elsewhere by a signal meanwhile */
+    atomic_signal_fence(memory_order_seq_cst);
+    memory->forgetful = true;
+    memory->complete = complete;
+    memory->cut = false;
+    memory->end_slot = 0;
+    memory->kept = 0;
+    atomic_signal_fence(memory_order_seq_cst);
+    for (size_t i = 0; i < count; i++)
+        memory->frames[i] = (struct moat_walk_frame){.pc = memory->scratch[count - 1 - i]};
+    memory->count = (uint32_t)count;
 }
 
-size_t moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t *frames, size_t most, uintptr_t caller_pc,
-                                bool *complete) {
-    size_t count = 0;
-    bool walked_all = false;
-    int kept = errno;
-    frames[0] = caller_pc;
-    *complete = false;
-    moat_unwind_watch_loader(caller_pc);
-    if (memory && moat_walk(memory, frames, most + MOAT_UNWIND_SLACK, &count, &walked_all) != MOAT_WALK_HARD) {
-        count = moat_unwind_trim(frames, count, caller_pc);
-        *complete = walked_all && count <= most;
-        count = count < most ? count : most;
-    } else {
-        count = moat_unwind_load_walk(frames, most, caller_pc, complete);
-    }
-    errno = kept;
-    return count;
+void moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most) {
+    if (__builtin_expect(moat_module_is_loader(caller_pc), 0))
+        moat_rules_loader_calls();
+    if (__builtin_expect(moat_rules_changed(&memory->view), 0))
+        memory->count = 0;
+    if (__builtin_expect(moat_walk(memory, caller_pc, most) == MOAT_WALK_HARD, 0))
+        moat_unwind_fill(memory, caller_pc, most);
 }
 
 /* ---- from a signal's registers --------------------------------------------------------------------------------- */
@@ -363,20 +374,14 @@ static bool moat_context_after_wild_call(const ucontext_t *context, ucontext_t *
 static size_t moat_context_walk_own(const ucontext_t *context, uintptr_t *frames, size_t most) {
 #ifdef __x86_64__
     ucontext_t returned;
-    struct moat_walk_memory *scratch = &moat_port_state.walk.scratch;
-    size_t count = 0;
-    bool complete;
-    bool wild = moat_context_after_wild_call(context, &returned);
-    const greg_t *registers = wild ? returned.uc_mcontext.gregs : context->uc_mcontext.gregs;
-    uintptr_t pc = (uintptr_t)registers[REG_RIP] - wild; /* a return address is looked up at the byte before it */
-    if (!moat_walk_is_available() ||
-        !moat_walk_registers(scratch, pc, (uintptr_t)registers[REG_RSP], (uintptr_t)registers[REG_RBP], frames + wild,
-                             most - wild, &count, &complete))
+    bool wild = moat_context_after_wild_call(context, &returned), complete;
+    const greg_t *values = wild ? returned.uc_mcontext.gregs : context->uc_mcontext.gregs;
+    const struct moat_walk_registers registers = {(uintptr_t)values[REG_RIP], (uintptr_t)values[REG_RSP],
+                                                  (uintptr_t)values[REG_RBP], !wild};
+    size_t count = moat_walk_from(&registers, frames + wild, most - wild, &complete);
+    if (count == 0)
         return 0;
-    if (wild) {
-        frames[0] = moat_context_pc(context);
-        frames[1] += 1;
-    }
+    frames[0] = moat_context_pc(context);
     return count + wild;
 #else
     (void)context;

@@ -1,7 +1,9 @@
 /* Stacks: who called, as return addresses, from inside malloc or from a fault's registers.
- * May include: the C library's freestanding headers only. */
+ * May include: walk.h and the C library's freestanding headers only. */
 #ifndef MOAT_PORT_UNWIND_H
 #define MOAT_PORT_UNWIND_H
+
+#include "guard/port/linux/walk.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -9,6 +11,8 @@
 
 /* Entries a frame buffer needs beyond the frames wanted: room for Moat's own frames, which are cut off again. */
 #define MOAT_UNWIND_SLACK 16
+/* The most frames that can be wanted. */
+#define MOAT_UNWIND_FRAMES_MAX 256
 
 /* Finds an unwinder: libunwind when it is installed, else libgcc's, else none (a stack is then its caller alone).
  * Takes:   nothing. Call it once, from the constructor, without a lock held: it runs the loader, which allocates.
@@ -16,14 +20,16 @@
  * Context: not from a handler. May be left out: captures then give the caller's frame only. */
 void moat_unwind_init(void);
 
-/* The same without libunwind, for where moat_walk follows nearly every stack and libgcc's unwinder can do the rest. libunwind checks
- * addresses through a pipe: two descriptors that a program did not open, read from even after the program reused them. */
+/* The same without libunwind, for where moat_walk follows nearly every stack and libgcc's unwinder can do the rest.
+ * libunwind checks addresses through a pipe: two descriptors that a program did not open, read from even after the program
+ * reused them. */
 void moat_unwind_init_own(void);
 
-/* Before the C library is ready nothing can be loaded; what the program brings itself, libgcc's, will do until then. */
+/* Before the C library is ready nothing can be loaded; own rules and what the program brings itself, libgcc's unwinder,
+ * will do until then. When it is the first thing a process does, it knows for good which modules stay. */
 void moat_unwind_init_early(void);
 
-/* Captures the calling thread's stack.
+/* Captures the calling thread's stack by a loaded unwinder, which knows every form of frame.
  * Takes:   frames: room for most + MOAT_UNWIND_SLACK entries; most >= 1; caller_pc: the return address of the entry
  *          point (`__builtin_return_address(0)` there): Moat's own frames inside of it are left out.
  * Gives:   the number of frames, 1 to most, innermost first, frames[0] == caller_pc. *complete tells whether the last
@@ -42,11 +48,13 @@ struct moat_unwind_frame {
 bool moat_unwind_enter(struct moat_unwind_frame *here);
 void moat_unwind_leave(struct moat_unwind_frame *here);
 
-/* The same as capture, between enter and leave, and incrementally: walks only as far as the stack differs from the thread's latest one.
- * `memory` is the thread's own; NULL: walks all. */
-struct moat_walk_memory;
-size_t moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t *frames, size_t most, uintptr_t caller_pc,
-                                bool *complete);
+/* Captures the calling thread's stack between enter and leave, by own rules, and walks only as far as it differs from the
+ * thread's latest one. What these rules do not cover is left to a loaded unwinder.
+ * Takes:   the thread's memory; caller_pc as capture does; most: 1 to MOAT_UNWIND_FRAMES_MAX frames wanted.
+ * Gives:   the stack in memory->frames, outermost first, at least the caller's frame. Of frames further out than `most`
+ *          nothing is proved.
+ * Context: any thread, no lock of Moat's held. errno is kept. */
+void moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most);
 
 /* The stack of what a signal interrupted.
  * Takes:   ucontext, the third argument of a handler set with SA_SIGINFO; frames with room for most +

@@ -1,86 +1,33 @@
-/* The incremental walk and its rule cache. May include: the port's headers, <dlfcn.h>, <link.h>, <pthread.h>. */
+/* The incremental walk. May include: the port's headers, <ucontext.h>. */
 #define _GNU_SOURCE
 #include "guard/port/linux/walk.h"
-#include "guard/port/linux/cfi.h"
-#include "guard/port/linux/module.h"
 #include "guard/port/linux/pages.h"
-#include "guard/port/linux/state.h"
-
-#include <dlfcn.h>
-#include <link.h>
-#include <pthread.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "guard/port/linux/unwind.h"
 
 #ifdef __x86_64__
 
-static struct moat_walk_state *const own = &moat_port_state.walk;
+#include <stdatomic.h>
+#include <ucontext.h>
 
-/* A stack may not be larger; what lies further away belongs to something else. */
-#define MOAT_STACK_BYTES_MAX ((uintptr_t)1 << 30)
-#define MOAT_PC_BITS 48u
+/* How a step from a frame to its caller came out. */
+enum step {
+    STEP_CALLER, /* there it is */
+    STEP_END,    /* there is none: this was the outermost frame */
+    STEP_LOST,   /* nothing tells how to go on */
+    STEP_BAD,    /* where to go on no intact stack lies */
+    STEP_JUNK,   /* the frame itself is none: its pc is not code */
+    STEP_HARD    /* it takes an unwinder */
+};
 
-#pragma weak _dl_find_object
-#pragma weak __libc_stack_end
-extern void *__libc_stack_end;
-
-void moat_walk_init(void) {
-    if (own->rules == NULL) {
-        own->rules = moat_pages_map(sizeof(struct moat_walk_rule) << MOAT_WALK_RULE_BITS, 0);
-    }
-}
-
-static int settle_module(struct dl_phdr_info *info, size_t size, void *unused) {
-    (void)size;
-    (void)unused;
-    for (unsigned i = 0; i < info->dlpi_phnum; i++) {
-        if (info->dlpi_phdr[i].p_type == PT_LOAD) {
-            (void)moat_module_of((uintptr_t)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr));
-            return 0;
-        }
-    }
-    return 0;
-}
-
-void moat_walk_modules_settled(void) {
-    (void)dl_iterate_phdr(settle_module, NULL);
-    own->settled_modules = (uint16_t)moat_module_count();
-}
-
-/* ---- rules -------------------------------------------------------------------------------------------------------------- */
-
-static struct moat_rule rule_learn(uintptr_t pc) {
-    struct dl_find_object found;
-    if (&_dl_find_object == NULL || _dl_find_object((void *)pc, &found) != 0 || found.dlfo_eh_frame == NULL) {
-        return (struct moat_rule){.kind = MOAT_RULE_NONE};
-    }
-    return moat_cfi_rule(pc, found.dlfo_eh_frame);
-}
-
-/* A cached rule is two words, the first masked with the second: words of two different writers never look like one rule. */
-static struct moat_rule rule_of(uintptr_t pc) {
-    union {
-        struct moat_rule rule;
-        uint64_t word;
-    } packed;
-    _Static_assert(sizeof packed == sizeof(uint64_t), "a rule is one word");
-    struct moat_walk_rule *slot = &own->rules[(pc * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MOAT_WALK_RULE_BITS)];
-    packed.word = atomic_load_explicit(&slot->rule, memory_order_relaxed);
-    uint64_t key = atomic_load_explicit(&slot->key, memory_order_relaxed) ^ packed.word;
-    uint16_t module = (uint16_t)(key >> MOAT_PC_BITS);
-    if ((key & ((UINT64_C(1) << MOAT_PC_BITS) - 1)) == pc &&
-        (module < own->settled_modules || module == moat_module_of(pc))) {
-        return packed.rule;
-    }
-    packed.rule = rule_learn(pc);
-    key = (uint64_t)pc | (uint64_t)moat_module_of(pc) << MOAT_PC_BITS;
-    atomic_store_explicit(&slot->rule, packed.word, memory_order_relaxed);
-    atomic_store_explicit(&slot->key, key ^ packed.word, memory_order_relaxed);
-    return packed.rule;
-}
-
-/* ---- the walk ----------------------------------------------------------------------------------------------------------- */
+/* A walk under way. */
+struct walker {
+    struct moat_extents *extents;
+    const struct moat_extent *extent; /* where the frame to be left is */
+    const struct moat_rules_view *view;
+    bool exact;         /* that frame's pc is an instruction's own address */
+    bool jumped;        /* from one stack to another, or over a signal: addresses do not tell the order of frames */
+    uintptr_t end_slot; /* the word whose being 0 ended the stack */
+};
 
 static uintptr_t word_at(uintptr_t address) {
     uintptr_t word;
@@ -88,34 +35,61 @@ static uintptr_t word_at(uintptr_t address) {
     return word;
 }
 
-/* The end of this thread's stack: where the first frame was for the main thread; for others the thread's own record, which the C
- * library puts at the top of their stacks. */
-static uintptr_t stack_end_find(uintptr_t sp) {
-    uintptr_t self = (uintptr_t)pthread_self();
-    if (syscall(SYS_gettid) == getpid()) {
-        self = &__libc_stack_end != NULL ? (uintptr_t)__libc_stack_end + sizeof(uintptr_t) : 0;
-    }
-    return self > sp && self - sp < MOAT_STACK_BYTES_MAX ? self : 0;
+/* ---- steps --------------------------------------------------------------------------------------------------------- */
+
+static inline bool may_read(const struct walker *walker, uintptr_t slot) {
+    bool known = slot % sizeof(uintptr_t) == 0 && moat_extent_holds(walker->extent, slot);
+    return __builtin_expect(known, 1) || moat_extents_reach(walker->extents, slot) != NULL;
 }
 
-/* Whether the remembered frame `index` and all further out would be walked again just so. */
-static bool rest_unchanged(const struct moat_walk_memory *memory, uint32_t index) {
-    for (; index > 0; index--) {
-        const struct moat_walk_frame *frame = &memory->frames[index];
-        const struct moat_walk_frame *caller = &memory->frames[index - 1];
-        if (word_at(caller->sp - sizeof(uintptr_t)) != caller->pc ||
-            (frame->bp_slot != 0 && word_at(frame->bp_slot) != caller->bp) ||
-            (frame->cfa_slot != 0 && word_at(frame->cfa_slot) != caller->sp)) {
-            return false;
-        }
+/* Goes on to another stack, when a frame's CFA lies on one that is known; further in on the same one it is a mistake. */
+static bool change_extent(struct walker *walker, const struct moat_walk_frame *frame, uintptr_t cfa) {
+    const struct moat_extent *extent = moat_extents_reach(walker->extents, cfa - sizeof(uintptr_t));
+    if (extent == NULL || (extent == walker->extent && cfa <= frame->sp)) {
+        return false;
     }
+    walker->jumped |= cfa <= frame->sp;
+    walker->extent = extent;
     return true;
 }
 
+/* From the kernel's frame to what it interrupted. */
+static enum step step_over_signal(struct walker *walker, const struct moat_walk_frame *frame,
+                                  struct moat_walk_frame *caller) {
+    const uintptr_t registers = frame->sp + offsetof(ucontext_t, uc_mcontext.gregs);
+    const uintptr_t pc_slot = registers + REG_RIP * sizeof(greg_t), sp_slot = registers + REG_RSP * sizeof(greg_t);
+    const uintptr_t bp_slot = registers + REG_RBP * sizeof(greg_t);
+    if (!may_read(walker, pc_slot) || !may_read(walker, sp_slot) || !may_read(walker, bp_slot)) {
+        return STEP_BAD;
+    }
+    caller->pc = word_at(pc_slot);
+    caller->sp = word_at(sp_slot);
+    caller->bp = word_at(bp_slot);
+    walker->extent = moat_extents_enter(walker->extents, caller->sp);
+    walker->exact = walker->jumped = true;
+    return walker->extent != NULL && caller->pc != 0 ? STEP_CALLER : STEP_BAD;
+}
+
+/* For rules that do not lead to a caller. */
+static enum step step_nowhere(unsigned kind, bool exact) {
+    switch (kind) {
+    case MOAT_RULE_END:
+        return STEP_END;
+    case MOAT_RULE_HARD:
+        return STEP_HARD;
+    case MOAT_RULE_JUNK:
+        return exact ? STEP_LOST : STEP_JUNK; /* what was interrupted is where it is, code or not */
+    default:
+        return STEP_LOST;
+    }
+}
+
 /* From a frame to its caller's; the words it was left by are noted in `frame`. */
-static enum moat_rule_kind step(struct moat_walk_frame *frame, struct moat_walk_frame *caller, uintptr_t low, uintptr_t end) {
-    struct moat_rule rule = rule_of(frame->pc - 1);
+static inline enum step step(struct walker *walker, struct moat_walk_frame *frame, struct moat_walk_frame *caller) {
+    const bool exact = walker->exact;
+    const struct moat_rule rule = moat_rules_find(frame->pc - !exact, walker->view);
     uintptr_t cfa;
+    walker->exact = false;
     frame->bp_slot = frame->cfa_slot = 0;
     switch (rule.kind) {
     case MOAT_RULE_SP:
@@ -126,189 +100,235 @@ static enum moat_rule_kind step(struct moat_walk_frame *frame, struct moat_walk_
         break;
     case MOAT_RULE_BP_DEREF:
         frame->cfa_slot = frame->bp + (uintptr_t)(intptr_t)rule.cfa_offset;
-        if (frame->cfa_slot < low || frame->cfa_slot > end - sizeof(uintptr_t)) {
-            return MOAT_RULE_HARD;
+        if (!may_read(walker, frame->cfa_slot)) {
+            return STEP_BAD;
         }
         cfa = word_at(frame->cfa_slot);
         break;
+    case MOAT_RULE_SIGNAL:
+        return step_over_signal(walker, frame, caller);
     default:
-        return rule.kind;
+        return step_nowhere(rule.kind, exact);
     }
-    if (cfa <= frame->sp || cfa > end || cfa % sizeof(uintptr_t) != 0) {
-        return MOAT_RULE_HARD; /* not a stack that these rules describe: another one, or a damaged one */
+    const uintptr_t pc_slot = cfa - sizeof(uintptr_t);
+    bool usual = cfa > frame->sp && cfa % sizeof(uintptr_t) == 0 && moat_extent_holds(walker->extent, pc_slot);
+    if (__builtin_expect(!usual, 0) && !change_extent(walker, frame, cfa)) {
+        return STEP_BAD;
     }
-    if (rule.bp == MOAT_RULE_BP_SAME) {
-        caller->bp = frame->bp;
-    } else {
+    caller->bp = frame->bp;
+    if (rule.bp != MOAT_RULE_BP_SAME) {
         frame->bp_slot = (rule.bp == MOAT_RULE_BP_AT_CFA ? cfa : frame->bp) + (uintptr_t)(intptr_t)rule.bp_offset;
-        if (frame->bp_slot < low || frame->bp_slot > end - sizeof(uintptr_t)) {
-            return MOAT_RULE_HARD;
+        if (!may_read(walker, frame->bp_slot)) {
+            return STEP_BAD;
         }
         caller->bp = word_at(frame->bp_slot);
     }
     caller->sp = cfa;
-    caller->pc = word_at(cfa - sizeof(uintptr_t));
-    return caller->pc == 0 ? MOAT_RULE_END : MOAT_RULE_SP;
+    caller->pc = word_at(pc_slot);
+    if (__builtin_expect(caller->pc == 0, 0)) {
+        walker->end_slot = pc_slot;
+        return STEP_END;
+    }
+    return STEP_CALLER;
 }
 
-/* The remembered frame that equals this one; UINT32_MAX when there is none. Frames further in are gone for good. */
-static uint32_t match(struct moat_walk_memory *memory, const struct moat_walk_frame *frame) {
+/* ---- what is remembered ---------------------------------------------------------------------------------------------- */
+
+/* How far out a walk would come again just as remembered, starting at the frame `index` and not going further than to
+ * `until`. Gives the index of the outermost frame so proved. */
+static uint32_t proved_until(const struct moat_walk_memory *memory, uint32_t index, uint32_t until) {
+    for (; index > until; index--) {
+        const struct moat_walk_frame *frame = &memory->frames[index];
+        const struct moat_walk_frame *caller = &memory->frames[index - 1];
+        if ((frame->cfa_slot != 0 && word_at(frame->cfa_slot) != caller->sp) ||
+            (frame->bp_slot != 0 && word_at(frame->bp_slot) != caller->bp) ||
+            word_at(caller->sp - sizeof(uintptr_t)) != caller->pc) {
+            break;
+        }
+    }
+    return index;
+}
+
+/* Whether the remembered stack has this frame, and goes on from there as it did, as far out as is wanted. Then it is the last
+ * of memory->count; otherwise those are the ones that may still be met further out.
+ * Takes:   walked: how many frames lie further in. */
+static bool match(struct moat_walk_memory *memory, const struct moat_walk_frame *frame, size_t walked, size_t most) {
     uint32_t count = memory->count;
     while (count > 0 && memory->frames[count - 1].sp < frame->sp) {
         count--;
     }
     memory->count = count;
-    if (count > 0) {
-        const struct moat_walk_frame *known = &memory->frames[count - 1];
-        if (known->sp == frame->sp && known->pc == frame->pc && known->bp == frame->bp && rest_unchanged(memory, count - 1)) {
-            return count - 1;
-        }
-    }
-    return UINT32_MAX;
-}
-
-/* Walks from `here` until a remembered frame, the stack's end or something that cannot be followed. */
-static enum moat_rule_kind walk_fresh(struct moat_walk_memory *memory, struct moat_walk_frame here, uintptr_t low, uint32_t *fresh_count,
-                                      uint32_t *matched) {
-    const uintptr_t end = memory->stack_end;
-    struct moat_walk_frame *fresh = memory->fresh;
-    uint32_t count = 0;
-    enum moat_rule_kind last;
-    *matched = UINT32_MAX;
-    for (;;) {
-        struct moat_walk_frame caller = {0};
-        last = step(&here, &caller, low, end);
-        if (last != MOAT_RULE_SP) {
-            break;
-        }
-        if (count != 0) {
-            fresh[count - 1].bp_slot = here.bp_slot; /* the words by which that frame was left */
-            fresh[count - 1].cfa_slot = here.cfa_slot;
-        }
-        *matched = match(memory, &caller);
-        if (*matched != UINT32_MAX || count == MOAT_WALK_FRAMES_MAX) {
-            break;
-        }
-        fresh[count++] = caller;
-        here = caller;
-    }
-    *fresh_count = count;
-    return last;
-}
-
-/* Puts the walked frames in front of the part of the remembered stack that still holds. False: there is no room for all. */
-static bool remember(struct moat_walk_memory *memory, uint32_t kept, uint32_t fresh_count) {
-    if (kept + fresh_count > MOAT_WALK_FRAMES_MAX) {
+    if (count == 0) {
         return false;
     }
-    memory->count = 0; /* a signal handler may leave by longjmp in between: then nothing is remembered rather than half of it */
+    const struct moat_walk_frame *known = &memory->frames[count - 1];
+    if (known->sp != frame->sp || known->pc != frame->pc || known->bp != frame->bp) {
+        return false;
+    }
+    size_t total = count + walked;
+    if (memory->cut && total < most) {
+        memory->count = 0; /* now those are wanted for which there was no room */
+        return false;
+    }
+    uint32_t until = total > most ? (uint32_t)(total - most) : 0;
+    uint32_t proved = until < count - 1 ? proved_until(memory, count - 1, until) : count - 1;
+    if (proved > until) {
+        memory->count = proved;
+        return false;
+    }
+    if (until == 0 && memory->end_slot != 0 && word_at(memory->end_slot) != 0) {
+        memory->count = 0;
+        return false;
+    }
+    return true;
+}
+
+/* Puts walked frames in front of the `kept` outermost that still hold. A signal handler may leave by longjmp in between:
+ * then nothing is remembered rather than half of it. */
+static void remember(struct moat_walk_memory *memory, uint32_t kept, uint32_t fresh_count) {
+    enum { ROOM_AFTER_CUT = MOAT_WALK_FRAMES_MAX / 2 };
+    memory->count = 0;
     atomic_signal_fence(memory_order_seq_cst);
+    memory->kept = kept;
+    if (kept + fresh_count > MOAT_WALK_FRAMES_MAX) {
+        /* The outermost go, so many that not every further call makes some go. */
+        fresh_count = fresh_count < ROOM_AFTER_CUT ? fresh_count : ROOM_AFTER_CUT;
+        uint32_t staying = ROOM_AFTER_CUT - fresh_count < kept ? ROOM_AFTER_CUT - fresh_count : kept;
+        memmove(memory->frames, memory->frames + kept - staying, staying * sizeof memory->frames[0]);
+        kept = staying;
+        memory->kept = 0;
+        memory->complete = false;
+        memory->cut = true;
+        memory->end_slot = 0;
+    }
     for (uint32_t i = 0; i < fresh_count; i++) {
         memory->frames[kept + i] = memory->fresh[fresh_count - 1 - i];
     }
     atomic_signal_fence(memory_order_seq_cst);
     memory->count = kept + fresh_count;
-    return true;
 }
 
-__attribute__((noinline)) enum moat_walk_result moat_walk(struct moat_walk_memory *memory, uintptr_t *frames, size_t most,
-                                                          size_t *count, bool *complete) {
-    struct moat_walk_frame here = {0};
-    uint32_t fresh_count, matched;
-    uintptr_t low;
-    __asm__("movq %%rsp, %0" : "=r"(low));
-    if (memory->stack_end == 0) {
-        memory->stack_end = stack_end_find(low);
+/* Walks from fresh[0] until a remembered frame, the stack's end or something that cannot be followed. */
+static enum moat_walk_result walk_outwards(struct moat_walk_memory *memory, struct walker *walker, size_t most) {
+    struct moat_walk_frame *fresh = memory->fresh;
+    uint32_t count = 1;
+    enum step last = STEP_CALLER;
+    while (walker->jumped || !match(memory, &fresh[count - 1], count - 1, most)) {
+        if (count == MOAT_WALK_FRAMES_MAX || (last = step(walker, &fresh[count - 1], &fresh[count])) != STEP_CALLER) {
+            uint32_t kept_fresh = count - (last == STEP_JUNK && count > 1);
+            if (last == STEP_HARD) {
+                return MOAT_WALK_HARD;
+            }
+            memory->count = 0;
+            atomic_signal_fence(memory_order_seq_cst);
+            memory->complete = last == STEP_END;
+            memory->cut = last == STEP_CALLER;
+            memory->end_slot = walker->end_slot;
+            memory->forgetful = walker->jumped || last == STEP_BAD || last == STEP_JUNK;
+            remember(memory, 0, kept_fresh);
+            return last == STEP_END || last == STEP_CALLER ? MOAT_WALK_DONE : MOAT_WALK_LOST;
+        }
+        count++;
     }
-    if (own->rules == NULL || low >= memory->stack_end || memory->stack_end - low > MOAT_STACK_BYTES_MAX) {
-        return MOAT_WALK_HARD;
+    bool lost = !memory->complete && !memory->cut;
+    remember(memory, memory->count, count - 1);
+    return lost ? MOAT_WALK_LOST : MOAT_WALK_DONE;
+}
+
+_Static_assert(MOAT_WALK_FRAMES_MAX >= 2 * MOAT_UNWIND_FRAMES_MAX, "after a cut there is as much as is asked for");
+
+__attribute__((noinline)) enum moat_walk_result moat_walk(struct moat_walk_memory *memory, uintptr_t caller_pc,
+                                                          size_t most) {
+    struct moat_walk_frame *fresh = memory->fresh;
+    struct walker walker = {.extents = &memory->extents, .view = &memory->view};
+    struct moat_walk_frame here = {0};
+    memory->walks++;
+    memory->kept = 0;
+    if (memory->forgetful) {
+        memory->count = 0;
+        memory->forgetful = false;
     }
     /* This function's own frame: its registers, and an address in it whose rule describes them. */
     __asm__ volatile("leaq 1f(%%rip), %0\n\tmovq %%rsp, %1\n\tmovq %%rbp, %2\n1:"
                      : "=&r"(here.pc), "=&r"(here.sp), "=&r"(here.bp));
-    here.pc++; /* rules are looked up at the byte before a return address */
-    enum moat_rule_kind last = walk_fresh(memory, here, low, &fresh_count, &matched);
-    if (last == MOAT_RULE_HARD) {
-        memory->count = 0;
-        return MOAT_WALK_HARD;
-    }
-    uint32_t kept = 0;
-    if (matched != UINT32_MAX) {
-        kept = matched + 1;
-    } else {
-        memory->complete = last == MOAT_RULE_END;
-    }
-    if (!remember(memory, kept, fresh_count)) {
-        memory->count = 0;
-        memory->complete = false;
-        *count = fresh_count < most ? fresh_count : most;
-        for (size_t i = 0; i < *count; i++) {
-            frames[i] = memory->fresh[i].pc;
+    walker.exact = true;
+    walker.extent = moat_extents_enter(&memory->extents, here.sp);
+    enum step last = walker.extent != NULL ? STEP_CALLER : STEP_BAD;
+    /* Moat's own frames, alternately in two places. */
+    struct moat_walk_frame *frame = &here, *caller = &fresh[0];
+    for (unsigned i = 0; last == STEP_CALLER && i < MOAT_UNWIND_SLACK; i++) {
+        last = step(&walker, frame, caller);
+        if (last == STEP_CALLER && caller->pc == caller_pc) {
+            fresh[0] = *caller;
+            enum moat_walk_result result = walk_outwards(memory, &walker, most);
+            if (result == MOAT_WALK_HARD) {
+                memory->count = 0;
+            }
+            return result;
         }
-        *complete = false;
-        return MOAT_WALK_LOST;
+        struct moat_walk_frame *next = frame;
+        frame = caller;
+        caller = next;
     }
-    *count = memory->count < most ? memory->count : most;
-    for (size_t i = 0; i < *count; i++) {
-        frames[i] = memory->frames[memory->count - 1 - i].pc;
-    }
-    *complete = memory->complete && *count == memory->count;
-    return memory->complete ? MOAT_WALK_DONE : MOAT_WALK_LOST;
+    memory->count = 0;
+    return MOAT_WALK_HARD;
 }
 
-bool moat_walk_is_available(void) { return own->rules != NULL; }
+bool moat_walk_is_available(void) { return moat_rules_are_available(); }
 
-bool moat_walk_registers(struct moat_walk_memory *memory, uintptr_t pc, uintptr_t sp, uintptr_t bp, uintptr_t *frames, size_t most,
-                         size_t *count, bool *complete) {
-    uint32_t fresh_count, matched;
-    struct moat_walk_frame here = {.pc = pc + 1, .sp = sp, .bp = bp}; /* the instruction itself, not one before a return address */
-    memory->count = 0;
-    memory->stack_end = stack_end_find(sp);
-    if (own->rules == NULL || memory->stack_end == 0 || sp % sizeof(uintptr_t) != 0) {
-        return false;
+/* ---- from given registers -------------------------------------------------------------------------------------------- */
+
+/* The extent to begin in. A stack that overflowed is readable only further out. */
+static const struct moat_extent *first_extent(struct moat_extents *extents, uintptr_t sp) {
+    enum { OVERFLOW_PAGES = 64 };
+    const struct moat_extent *extent = moat_extents_enter(extents, sp);
+    for (unsigned i = 1; extent == NULL && i < OVERFLOW_PAGES && sp % sizeof(uintptr_t) == 0; i++) {
+        extent = moat_extents_enter(extents, sp + i * moat_pages_size());
     }
-    enum moat_rule_kind last = walk_fresh(memory, here, sp, &fresh_count, &matched);
-    if (last == MOAT_RULE_HARD || (last == MOAT_RULE_NONE && fresh_count == 0)) {
-        return false;
+    return extent;
+}
+
+size_t moat_walk_from(const struct moat_walk_registers *registers, uintptr_t *frames, size_t most, bool *complete) {
+    struct moat_extents extents = {.not_home = 0};
+    struct walker walker = {.extents = &extents, .view = &moat_rules_blind, .exact = registers->exact};
+    struct moat_walk_frame frame = {.pc = registers->pc, .sp = registers->sp, .bp = registers->bp};
+    struct moat_walk_frame caller;
+    size_t count = 0;
+    enum step last = STEP_BAD;
+    *complete = false;
+    walker.extent = first_extent(&extents, registers->sp);
+    if (walker.extent == NULL || !moat_walk_is_available()) {
+        return 0;
     }
-    frames[0] = pc;
-    *count = 1;
-    while (*count < most && *count <= fresh_count) {
-        frames[*count] = memory->fresh[*count - 1].pc;
-        (*count)++;
+    do {
+        frames[count++] = frame.pc;
+        last = step(&walker, &frame, &caller);
+        frame = caller;
+    } while (last == STEP_CALLER && count < most);
+    if (last == STEP_HARD || (last == STEP_LOST && count == 1)) {
+        return 0;
     }
-    *complete = last == MOAT_RULE_END && *count == fresh_count + 1u;
-    return true;
+    *complete = last == STEP_END;
+    return count - (last == STEP_JUNK && count > 1);
 }
 
 #else
 
-void moat_walk_init(void) {}
-
 bool moat_walk_is_available(void) { return false; }
 
-bool moat_walk_registers(struct moat_walk_memory *memory, uintptr_t pc, uintptr_t sp, uintptr_t bp, uintptr_t *frames, size_t most,
-                         size_t *count, bool *complete) {
-    (void)memory;
-    (void)pc;
-    (void)sp;
-    (void)bp;
-    (void)frames;
+enum moat_walk_result moat_walk(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most) {
+    (void)caller_pc;
     (void)most;
-    *count = 0;
-    *complete = false;
-    return false;
+    memory->count = memory->kept = 0;
+    return MOAT_WALK_HARD;
 }
 
-void moat_walk_modules_settled(void) {}
-
-enum moat_walk_result moat_walk(struct moat_walk_memory *memory, uintptr_t *frames, size_t most, size_t *count, bool *complete) {
-    (void)memory;
+size_t moat_walk_from(const struct moat_walk_registers *registers, uintptr_t *frames, size_t most, bool *complete) {
+    (void)registers;
     (void)frames;
     (void)most;
-    *count = 0;
     *complete = false;
-    return MOAT_WALK_HARD;
+    return 0;
 }
 
 #endif
