@@ -12,6 +12,9 @@
 #define MOAT_GUARDED_SHIFT 3u
 #define MOAT_GUARDED_GRANULE_BYTES ((uintptr_t)1 << MOAT_GUARDED_SHIFT)
 
+/* What an arena's are aligned to when nobody asks: with more, it may skip memory. */
+#define MOAT_GUARDED_NATURAL_BYTES (2 * sizeof(uintptr_t))
+
 _Static_assert(MOAT_GUARD_LEAD_BYTES == MOAT_LEAD_BYTES, "what the public header says of a block's cost is true");
 
 /* ---- from the program's struct to the shard -------------------------------------------------------------------------- */
@@ -264,7 +267,7 @@ static void release_block(struct moat_shard *shard, uintptr_t user, const struct
 
 /* A block in memory that is handed out again is proved a last time. One that is still live went without the guard being told: it is
  * freed now. */
-static void block_goes(struct moat_shard *shard, uintptr_t user, const struct moat_call *call) {
+static void block_goes(struct moat_shard *shard, uintptr_t user, const struct moat_call *call, bool can_be_proved) {
     struct moat_findings findings;
     struct moat_call leaving = *call;
     leaving.when = MOAT_WHEN_FREE;
@@ -273,8 +276,10 @@ static void block_goes(struct moat_shard *shard, uintptr_t user, const struct mo
     for (size_t i = 0; i < findings.count; i++) {
         findings.item[i].when = leaving.when; /* nobody freed it now */
     }
-    report_between(shard, &findings);
-    if (!is_settled(shard, user)) {
+    if (can_be_proved) {
+        report_between(shard, &findings);
+    }
+    if (can_be_proved && !is_settled(shard, user)) {
         moat_guard_diagnose_block(&shard->guard, user, &leaving, 0, &findings);
         report_between(shard, &findings);
     }
@@ -318,7 +323,10 @@ static uintptr_t block_across(const struct moat_shard *shard, uintptr_t address)
 static bool on_fresh(struct moat_guard *guard, uintptr_t start, uintptr_t end, const struct moat_call *call) {
     struct moat_shard *shard = (struct moat_shard *)(void *)((char *)guard - offsetof(struct moat_shard, guard));
     uintptr_t past = end + MOAT_LEAD_BYTES; /* a block whose header lies in the new one's memory counts, too */
-    uintptr_t user = block_across(shard, start);
+    /* And an arena writes a word in front of a block, before the guard sees it. Where alignment skipped memory, an old block may have
+     * been there, which cannot be proved any more; but all were before such an allocation. */
+    uintptr_t word = shard->rewinds ? start - sizeof(uintptr_t) : start;
+    uintptr_t user = block_across(shard, word);
     user = user != 0 ? user : block_next(shard, start, past);
     if (user == 0) {
         return true;
@@ -327,8 +335,8 @@ static bool on_fresh(struct moat_guard *guard, uintptr_t start, uintptr_t end, c
         handed_out_twice(shard, user, call);
         return false;
     }
-    for (; user != 0; user = block_next(shard, user + 1, past)) {
-        block_goes(shard, user, call);
+    for (; user != 0; user = block_next(shard, user < start ? start : user + 1, past)) {
+        block_goes(shard, user, call, user - MOAT_LEAD_BYTES >= start);
     }
     return true;
 }
@@ -453,6 +461,9 @@ MOAT_EXPORT void moat_guarded_close(struct moat_guarded *guarded) { moat_guarded
 
 static void *allocate(struct moat_guarded *guarded, size_t size_bytes, size_t alignment, uintptr_t caller) {
     struct moat_shard *shard = moat_guarded_shard(guarded);
+    if (shard->rewinds && alignment > MOAT_GUARDED_NATURAL_BYTES) {
+        sweep(shard, caller); /* see on_fresh */
+    }
     struct moat_request request = {.size_bytes = size_bytes,
                                    .alignment = alignment,
                                    .family = shard->rewinds ? MOAT_FAMILY_ARENA : MOAT_FAMILY_GUARDED,
