@@ -7,7 +7,6 @@
 
 /* How many blocks are tried where a list holds blocks both large enough and too small. */
 #define FIT_TRIES 16
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define RARE static __attribute__((noinline, cold))
 
 /* A request, ready for the search. */
@@ -30,7 +29,7 @@ struct place {
 /* ---- search -------------------------------------------------------------------------------------------------------- */
 
 /* Where in a free block the wanted block goes; 0 when it does not fit. */
-ALWAYS_INLINE uintptr_t place_in(const struct want *want, uintptr_t block, uintptr_t size) {
+MOAT_HEAP_INLINE uintptr_t place_in(const struct want *want, uintptr_t block, uintptr_t size) {
     if (want->alignment <= MOAT_BLOCK_ALIGN)
         return size >= want->size ? block : 0;
     uintptr_t mask = want->alignment - 1;
@@ -55,8 +54,8 @@ RARE void drop_list(struct moat_heap *heap, uint32_t bin, enum moat_rule rule, u
 /* Proves a bin's block and what follows it.
  * Takes:   fitting, the size for which the bin is known to be the right one.
  * Gives:   its size; 0 when it is damaged, in which case it is out of the list, or the whole list is dropped. */
-ALWAYS_INLINE uintptr_t proved_candidate(struct moat_heap *heap, uint32_t bin, uintptr_t block, uintptr_t fitting,
-                                         struct moat_extent *extent) {
+MOAT_HEAP_INLINE uintptr_t proved_candidate(struct moat_heap *heap, uint32_t bin, uintptr_t block, uintptr_t fitting,
+                                            struct moat_extent *extent) {
     if (block % MOAT_BLOCK_ALIGN != 0 || !moat_region_find(heap, block, extent)) {
         drop_list(heap, bin, MOAT_RULE_INSIDE, block);
         return 0;
@@ -88,8 +87,8 @@ ALWAYS_INLINE uintptr_t proved_candidate(struct moat_heap *heap, uint32_t bin, u
 
 /* Tries a bin's block; own_bin is the bin of the wanted size.
  * Gives:   true when the wanted block fits into it; *damaged says that it did not because the list had to be changed. */
-ALWAYS_INLINE bool try_block(struct moat_heap *heap, const struct want *want, uint32_t own_bin, uint32_t bin,
-                             uintptr_t block, struct place *place, bool *damaged) {
+MOAT_HEAP_INLINE bool try_block(struct moat_heap *heap, const struct want *want, uint32_t own_bin, uint32_t bin,
+                                uintptr_t block, struct place *place, bool *damaged) {
     uintptr_t fitting = bin == own_bin ? want->size : 0;
     uintptr_t size = MOAT_PROVE ? proved_candidate(heap, bin, block, fitting, &place->extent)
                                 : moat_block_size(moat_block_meta(heap->key, block));
@@ -121,7 +120,7 @@ static bool search_slowly(struct moat_heap *heap, const struct want *want, uint3
 
 /* The bin to look in first. Where bins are of one size each, those next to the wanted one hold blocks from which nothing would be
  * left that can be a block: they are taken only when there is no larger one. On a full heap that is a block in a hundred more. */
-ALWAYS_INLINE uint32_t first_bin(const struct moat_heap *heap, uint32_t own) {
+MOAT_HEAP_INLINE uint32_t first_bin(const struct moat_heap *heap, uint32_t own) {
     uint32_t bin = moat_bin_next(heap, own);
     if (bin - own - 1 < MOAT_BLOCK_MIN / MOAT_BLOCK_ALIGN - 1 && moat_bin_is_exact(heap, bin)) {
         uint32_t splitting = moat_bin_next(heap, own + (uint32_t)(MOAT_BLOCK_MIN / MOAT_BLOCK_ALIGN));
@@ -132,7 +131,7 @@ ALWAYS_INLINE uint32_t first_bin(const struct moat_heap *heap, uint32_t own) {
 
 /* Finds a free block in constant time: the first of the bin of just this size if it is large enough, else the first of the
  * smallest bin whose blocks all are. */
-ALWAYS_INLINE bool search(struct moat_heap *heap, const struct want *want, struct place *place) {
+MOAT_HEAP_INLINE bool search(struct moat_heap *heap, const struct want *want, struct place *place) {
     uint32_t own = moat_bin_of(heap, want->size);
     uint32_t bin = first_bin(heap, own);
     while (bin != MOAT_BIN_NONE) {
@@ -172,7 +171,7 @@ RARE bool search_further(struct moat_heap *heap, const struct want *want, struct
 /* ---- alloc --------------------------------------------------------------------------------------------------------- */
 
 /* Cuts the wanted block out of the free one; what is left on either side stays free. */
-ALWAYS_INLINE void *occupy(struct moat_heap *heap, const struct want *want, const struct place *place) {
+MOAT_HEAP_INLINE void *occupy(struct moat_heap *heap, const struct want *want, const struct place *place) {
     uintptr_t gap = place->p - place->free_block;
     uintptr_t size = place->free_size - gap;
     uintptr_t rest = size - want->size;
@@ -198,7 +197,7 @@ ALWAYS_INLINE void *occupy(struct moat_heap *heap, const struct want *want, cons
     return (void *)place->p;
 }
 
-ALWAYS_INLINE void *take(struct moat_heap *heap, const struct want *want) {
+MOAT_HEAP_INLINE void *take(struct moat_heap *heap, const struct want *want) {
     struct place place = {0, 0, 0, 0, {0, 0}};
     if (!moat_geometry_whole(heap)) {
         moat_heap_note(heap, MOAT_RULE_CONTROL, (uintptr_t)heap);

@@ -10,11 +10,16 @@
 
 /* ---- proofs -------------------------------------------------------------------------------------------------------- */
 
-/* Whether a meta value fits a block at p, p in the extent. */
-static inline bool moat_block_plausible(uintptr_t meta, uintptr_t p, struct moat_extent extent) {
+/* Whether the size in a meta value fits a block at p, p in the extent. */
+static inline bool moat_size_fits(uintptr_t meta, uintptr_t p, struct moat_extent extent) {
     uintptr_t size = moat_block_size(meta);
     uintptr_t room = extent.low + extent.bytes - p;
-    return size >= MOAT_BLOCK_MIN && size <= room && (meta & MOAT_BLOCK_NEVER) == 0;
+    return size >= MOAT_BLOCK_MIN && size <= room;
+}
+
+/* Whether a meta value fits a block at p, p in the extent. */
+static inline bool moat_block_plausible(uintptr_t meta, uintptr_t p, struct moat_extent extent) {
+    return moat_size_fits(meta, p, extent) && (meta & MOAT_BLOCK_NEVER) == 0;
 }
 
 /* Whether a meta value fits what follows a block: another block, or the sentinel. */
@@ -24,22 +29,31 @@ static inline bool moat_follower_plausible(uintptr_t meta, uintptr_t p, struct m
     return (meta & ~MOAT_BLOCK_BEFORE_FREE) == MOAT_BLOCK_FIXED;
 }
 
+/* The functions that follow look at all flags at once, and only when those are wrong at what is wrong with them. */
+
 /* Proves the header of what follows a block: whole, and its flag right about whether the block in front is free. */
-static inline enum moat_rule moat_follower_proved(uintptr_t meta, uintptr_t p, struct moat_extent extent,
-                                                  uintptr_t before_free) {
-    if (!moat_follower_plausible(meta, p, extent))
+MOAT_HEAP_INLINE enum moat_rule moat_follower_proved(uintptr_t meta, uintptr_t p, struct moat_extent extent,
+                                                     uintptr_t before_free) {
+    bool fits = moat_extent_holds(extent, p) ? moat_size_fits(meta, p, extent)
+                                             : (meta & ~MOAT_BLOCK_BEFORE_FREE) == MOAT_BLOCK_FIXED;
+    if (!fits)
         return MOAT_RULE_NEXT_HEADER;
-    return (meta & MOAT_BLOCK_BEFORE_FREE) == before_free ? MOAT_RULE_NONE : MOAT_RULE_NEXT_FLAG;
+    if ((meta & (MOAT_BLOCK_NEVER | MOAT_BLOCK_BEFORE_FREE)) == before_free)
+        return MOAT_RULE_NONE;
+    return (meta & MOAT_BLOCK_NEVER) != 0 ? MOAT_RULE_NEXT_HEADER : MOAT_RULE_NEXT_FLAG;
 }
 
 /* Proves a free block's header and footer; p is aligned and inside the extent. */
-static inline enum moat_rule moat_shape_proved(uintptr_t p, uintptr_t meta, struct moat_extent extent) {
-    if (!moat_block_plausible(meta, p, extent))
+MOAT_HEAP_INLINE enum moat_rule moat_shape_proved(uintptr_t p, uintptr_t meta, struct moat_extent extent) {
+    if (!moat_size_fits(meta, p, extent))
         return MOAT_RULE_HEADER;
-    if ((meta & MOAT_BLOCK_FLAGS) != MOAT_BLOCK_FREE)
-        return (meta & MOAT_BLOCK_FREE) != 0 ? MOAT_RULE_JOINED : MOAT_RULE_FREE;
-    uintptr_t size = moat_block_size(meta);
-    return *moat_block_footer_before(p + size) == size ? MOAT_RULE_NONE : MOAT_RULE_FOOTER;
+    if ((meta & MOAT_BLOCK_FLAGS) == MOAT_BLOCK_FREE) {
+        uintptr_t size = moat_block_size(meta);
+        return *moat_block_footer_before(p + size) == size ? MOAT_RULE_NONE : MOAT_RULE_FOOTER;
+    }
+    if ((meta & MOAT_BLOCK_NEVER) != 0)
+        return MOAT_RULE_HEADER;
+    return (meta & MOAT_BLOCK_FREE) != 0 ? MOAT_RULE_JOINED : MOAT_RULE_FREE;
 }
 
 /* Whether the next block in its list points back to a free block. */
@@ -59,8 +73,8 @@ static inline bool moat_previous_answers(struct moat_heap *heap, uintptr_t p, ui
 }
 
 /* Proves all of a free block: header, footer and links. */
-static inline enum moat_rule moat_free_proved(struct moat_heap *heap, uintptr_t p, uintptr_t meta,
-                                              struct moat_extent extent) {
+MOAT_HEAP_INLINE enum moat_rule moat_free_proved(struct moat_heap *heap, uintptr_t p, uintptr_t meta,
+                                                 struct moat_extent extent) {
     enum moat_rule rule = moat_shape_proved(p, meta, extent);
     if (rule != MOAT_RULE_NONE)
         return rule;
@@ -73,7 +87,7 @@ static inline enum moat_rule moat_free_proved(struct moat_heap *heap, uintptr_t 
 /* ---- changes ------------------------------------------------------------------------------------------------------- */
 
 /* Takes a proved free block of a bin out of its list. */
-static inline void moat_bin_remove_from(struct moat_heap *heap, uint32_t bin, uintptr_t p) {
+MOAT_HEAP_INLINE void moat_bin_remove_from(struct moat_heap *heap, uint32_t bin, uintptr_t p) {
     uintptr_t next = *moat_block_next(p);
     uintptr_t previous = *moat_block_previous(p);
     heap->free_count--;
@@ -107,8 +121,8 @@ static inline void moat_block_make_free(struct moat_heap *heap, uintptr_t p, uin
 
 /* Makes memory a free block of a bin. What follows must know by its flag, or be told by the caller.
  * Takes:   extent, a proved one, to try first. */
-static inline void moat_bin_insert_into(struct moat_heap *heap, uint32_t bin, uintptr_t p, uintptr_t size,
-                                        struct moat_extent extent) {
+MOAT_HEAP_INLINE void moat_bin_insert_into(struct moat_heap *heap, uint32_t bin, uintptr_t p, uintptr_t size,
+                                           struct moat_extent extent) {
     uintptr_t *head = &moat_heap_heads(heap)[bin];
     uintptr_t next = *head;
     if (MOAT_PROVE && next != 0) {
@@ -136,8 +150,8 @@ static inline void moat_bin_insert(struct moat_heap *heap, uintptr_t p, uintptr_
 
 /* Puts a free block in the place of a proved one, of a bin, that it came from, be it what is left of it or what it has grown
  * to. As long as the bin stays the same, so does the place in the list. */
-static inline void moat_bin_replace(struct moat_heap *heap, uint32_t old_bin, uintptr_t old, uintptr_t p,
-                                    uintptr_t size, struct moat_extent extent) {
+MOAT_HEAP_INLINE void moat_bin_replace(struct moat_heap *heap, uint32_t old_bin, uintptr_t old, uintptr_t p,
+                                       uintptr_t size, struct moat_extent extent) {
     uint32_t bin = moat_bin_of(heap, size);
     if (bin != old_bin) {
         moat_bin_remove_from(heap, old_bin, old);

@@ -205,7 +205,7 @@ bool moat_region_find_slowly(struct moat_heap *heap, uintptr_t address, struct m
 /* Finds the region whose blocks an address is among.
  * Takes:   *extent, a proved extent to try first, or all zero.
  * Gives:   true with *extent filled in; false when the address is in no region. */
-static inline bool moat_region_find(struct moat_heap *heap, uintptr_t address, struct moat_extent *extent) {
+MOAT_HEAP_INLINE bool moat_region_find(struct moat_heap *heap, uintptr_t address, struct moat_extent *extent) {
     if (moat_extent_holds(*extent, address))
         return true;
     struct moat_extent latest = heap->latest.extent;

@@ -17,8 +17,7 @@ struct moat_used {
 
 static inline uintptr_t moat_used_size(const struct moat_used *used) { return moat_block_size(used->meta); }
 
-static inline __attribute__((always_inline)) enum moat_rule moat_used_proved(struct moat_heap *heap, uintptr_t p,
-                                                                             struct moat_used *used) {
+MOAT_HEAP_INLINE enum moat_rule moat_used_proved(struct moat_heap *heap, uintptr_t p, struct moat_used *used) {
     if (!moat_geometry_whole(heap))
         return MOAT_RULE_CONTROL;
     if (MOAT_PROVE && p % MOAT_BLOCK_ALIGN != 0)
@@ -27,10 +26,10 @@ static inline __attribute__((always_inline)) enum moat_rule moat_used_proved(str
     if (MOAT_PROVE && !moat_region_find(heap, p, &used->extent))
         return MOAT_RULE_INSIDE;
     used->meta = moat_block_meta(heap->key, p);
-    if (MOAT_PROVE && !moat_block_plausible(used->meta, p, used->extent))
+    if (MOAT_PROVE && !moat_size_fits(used->meta, p, used->extent))
         return MOAT_RULE_HEADER;
-    if (MOAT_PROVE && (used->meta & (MOAT_BLOCK_FREE | MOAT_BLOCK_FIXED)) != 0)
-        return MOAT_RULE_USED;
+    if (MOAT_PROVE && (used->meta & (MOAT_BLOCK_NEVER | MOAT_BLOCK_FREE | MOAT_BLOCK_FIXED)) != 0)
+        return (used->meta & MOAT_BLOCK_NEVER) != 0 ? MOAT_RULE_HEADER : MOAT_RULE_USED;
     used->behind = p + moat_used_size(used);
     used->behind_meta = moat_block_meta(heap->key, used->behind);
     return MOAT_PROVE ? moat_follower_proved(used->behind_meta, used->behind, used->extent, 0) : MOAT_RULE_NONE;
