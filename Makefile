@@ -78,7 +78,7 @@ TEST_HEAP := $(filter tests/unit/heap_%,$(SRC_TEST))
 OBJ_LIBRARY := $(patsubst %.c,$(B)/obj/lib/%.o,$(SRC_PARTS) $(SRC_ENTRY))
 OBJ_CLI := $(patsubst %.c,$(B)/obj/lib/%.o,$(SRC_CLI) $(SRC_REPORT) $(SRC_OPTION))
 
-.PHONY: all setup demo test check-deep lint install uninstall help clean tests-build man bench
+.PHONY: all setup demo test check-deep lint install uninstall help clean tests-build man bench bench-heap
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -160,8 +160,28 @@ check-deep: tests-build ## the tests that take too long for `make test`
 demo: all ## the annotated reports of a small buggy program, then sqlite3 under Moat
 	@MOAT_BUILD=$(B) CC='$(CC)' CXX='$(CXX)' tests/demo/demo.sh
 
-bench: all ## what Moat costs, over six programs
+bench: all bench-heap ## the heap against other allocators; what Moat costs, over six programs
 	@/usr/bin/python3 tests/programs/cost.py $(B)
+
+# The heap by itself at each hardening level, and the process's own malloc, which the script makes another one by preloading.
+BENCH_LEVELS := 0 1 2
+BENCH_SOURCES := $(SRC_HEAP) $(wildcard src/*/*.h include/moat/*.h tests/bench/*.h) Makefile
+$(B)/bench/mix-heap%: tests/bench/mix.c $(BENCH_SOURCES)
+	@mkdir -p $(@D)
+	$(call show,$(CC) $(BASE) $(OPTIMISE) -DMOAT_BENCH_HEAP -DMOAT_HEAP_HARDENING=$* -o $@ $< $(SRC_HEAP) -ldl,cc)
+$(B)/bench/mix-malloc: tests/bench/mix.c $(BENCH_SOURCES)
+	@mkdir -p $(@D)
+	$(call show,$(CC) $(BASE) $(OPTIMISE) -o $@ $< -ldl,cc)
+$(B)/bench/space64-heap%: tests/bench/space.c $(BENCH_SOURCES)
+	@mkdir -p $(@D)
+	$(call show,$(CC) $(BASE) $(OPTIMISE) -DMOAT_HEAP_HARDENING=$* -o $@ $< $(SRC_HEAP),cc)
+$(B)/bench/space32-heap%: tests/bench/space.c $(BENCH_SOURCES)
+	@mkdir -p $(@D)
+	$(call show,$(CC) $(BASE) $(BITS32) -DMOAT_HEAP_HARDENING=$* -o $@ $< $(SRC_HEAP),cc)
+
+BENCH_PROGRAMS := $(B)/bench/mix-malloc $(foreach l,$(BENCH_LEVELS),$(addsuffix -heap$(l),$(addprefix $(B)/bench/,mix space64 space32)))
+bench-heap: $(BENCH_PROGRAMS) ## the bare heap against glibc, jemalloc and mimalloc; how much a small one holds
+	@/usr/bin/python3 tests/bench/bench.py $(B)/bench $(ROUNDS)
 
 lint: all ## formatting, static checkers, include directions
 	@MOAT_BUILD=$(B) tests/lint/lint.sh

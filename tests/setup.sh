@@ -8,7 +8,9 @@ build="make gcc g++ libc6-dev binutils pkg-config libdw-dev libelf-dev"
 check="gcc-12-multilib clang clang-format clang-tidy cppcheck libcriterion-dev libunwind8 libunwind-dev man-db procps"
 # Real programs that the tests run under Moat.
 programs="sqlite3 python3 perl lua5.4 jq git xz-utils redis-server redis-tools gdb nodejs tar gzip mawk bash file"
-packages="$build $check $programs"
+# Allocators that `make bench` compares the heap with.
+rivals="libjemalloc2 libmimalloc2.0"
+packages="$build $check $programs $rivals"
 
 distribution=unknown
 if [ -r /etc/os-release ]; then
