@@ -455,6 +455,16 @@ static void test_arena(void) {
     second[2] = 1;
     moat_guarded_alloc(arena, 400);
     EXPECT(news() == 2 && latest.first == 2 && latest.when == MOAT_WHEN_QUARANTINE);
+    /* What an aligned block skips is proved before, since the arena writes there. */
+    EXPECT(moat_guarded_arena_rewind(arena, mark));
+    for (int i = 0; i < 10; i++) {
+        blocks[i] = moat_guarded_alloc(arena, 100);
+    }
+    EXPECT(moat_guarded_arena_rewind(arena, mark));
+    for (int i = 0; i < 10; i++) {
+        blocks[i][50] = 1;
+    }
+    EXPECT(moat_guarded_alloc_aligned(arena, 10, 1024) != NULL && news() == 10);
     /* Damage is found at the rewind itself. */
     EXPECT(moat_guarded_arena_rewind(arena, mark));
     first = moat_guarded_alloc(arena, 20);
