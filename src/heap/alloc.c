@@ -152,22 +152,6 @@ MOAT_HEAP_INLINE bool search(struct moat_heap *heap, const struct want *want, st
     return false;
 }
 
-/* When there is no such block: tries more of the blocks that may fit, first where most do, then where an aligned request may be
- * lucky, and at last the source. */
-RARE bool search_further(struct moat_heap *heap, const struct want *want, struct place *place) {
-    uint32_t own = moat_bin_of(heap, want->size);
-    uint32_t sure = moat_bin_of(heap, want->worst);
-    if (search_slowly(heap, want, sure, place) || (own != sure && search_slowly(heap, want, own, place)))
-        return true;
-    if (moat_region_grow(heap, want->worst)) {
-        place->extent = (struct moat_extent){0, 0}; /* the region it was may have grown */
-        if (search(heap, want, place))
-            return true;
-    }
-    heap->failure_count++;
-    return false;
-}
-
 /* ---- alloc --------------------------------------------------------------------------------------------------------- */
 
 /* Cuts the wanted block out of the free one; what is left on either side stays free. */
@@ -197,13 +181,30 @@ MOAT_HEAP_INLINE void *occupy(struct moat_heap *heap, const struct want *want, c
     return (void *)place->p;
 }
 
+/* When the search finds none: tries more of the blocks that may fit, first where most do, then where an aligned request may be lucky,
+ * and at last the source. The request comes by value, so that the usual way can keep its own in registers. */
+RARE void *take_slowly(struct moat_heap *heap, struct want want) {
+    struct place place = {0, 0, 0, 0, {0, 0}};
+    uint32_t own = moat_bin_of(heap, want.size);
+    uint32_t sure = moat_bin_of(heap, want.worst);
+    bool found = search_slowly(heap, &want, sure, &place) || (own != sure && search_slowly(heap, &want, own, &place));
+    if (!found && moat_region_grow(heap, want.worst)) {
+        place.extent = (struct moat_extent){0, 0}; /* the region it was may have grown */
+        found = search(heap, &want, &place);
+    }
+    if (found)
+        return occupy(heap, &want, &place);
+    heap->failure_count++;
+    return NULL;
+}
+
 MOAT_HEAP_INLINE void *take(struct moat_heap *heap, const struct want *want) {
     struct place place = {0, 0, 0, 0, {0, 0}};
     if (!moat_geometry_whole(heap)) {
         moat_heap_note(heap, MOAT_RULE_CONTROL, (uintptr_t)heap);
         return NULL;
     }
-    return search(heap, want, &place) || search_further(heap, want, &place) ? occupy(heap, want, &place) : NULL;
+    return search(heap, want, &place) ? occupy(heap, want, &place) : take_slowly(heap, *want);
 }
 
 RARE void *refuse(struct moat_heap *heap) {

@@ -199,8 +199,9 @@ static inline bool moat_extent_holds(struct moat_extent extent, uintptr_t addres
     return address - extent.low < extent.bytes;
 }
 
-/* Looks the region of an address up among those remembered and in the list, and remembers it as the latest. */
-bool moat_region_find_slowly(struct moat_heap *heap, uintptr_t address, struct moat_extent *extent);
+/* Looks the region of an address up among those remembered and in the list, and remembers it as the latest. All zero when there is
+ * none. */
+struct moat_extent moat_region_find_slowly(struct moat_heap *heap, uintptr_t address);
 
 /* Finds the region whose blocks an address is among.
  * Takes:   *extent, a proved extent to try first, or all zero.
@@ -213,7 +214,11 @@ MOAT_HEAP_INLINE bool moat_region_find(struct moat_heap *heap, uintptr_t address
         *extent = latest;
         return true;
     }
-    return moat_region_find_slowly(heap, address, extent);
+    struct moat_extent found = moat_region_find_slowly(heap, address); /* by value: *extent can stay in registers */
+    if (found.bytes == 0)
+        return false;
+    *extent = found;
+    return true;
 }
 
 /* The same from the list alone, changing nothing. */

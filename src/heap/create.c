@@ -52,12 +52,7 @@ static void set_up(struct moat_heap *heap, uint32_t geometry, const struct moat_
     heap->source = config->source;
     heap->grow_bytes = config->grow_bytes != 0 ? config->grow_bytes : GROW_BYTES_DEFAULT;
     heap->check = moat_heap_checksum(heap);
-    heap->trim_least = SIZE_MAX;
-    if (config->keep_bytes != 0 && config->source != NULL && config->source->release != NULL) {
-        heap->keep_bytes = config->keep_bytes;
-        heap->trim_least = heap->grow_bytes;
-        moat_heap_trim_again(heap);
-    }
+    moat_heap_keep(heap, config->keep_bytes);
 }
 
 /* Makes a heap in a region that starts and ends aligned. */

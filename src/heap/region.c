@@ -92,25 +92,24 @@ static struct moat_remembered *remembered_for(const struct moat_heap *heap, uint
     return count != 0 ? &moat_heap_remembered(heap)[address >> MOAT_REMEMBERED_SHIFT & (count - 1)] : NULL;
 }
 
-bool moat_region_find_slowly(struct moat_heap *heap, uintptr_t address, struct moat_extent *extent) {
+struct moat_extent moat_region_find_slowly(struct moat_heap *heap, uintptr_t address) {
+    static const struct moat_extent none;
     struct moat_remembered *remembered = remembered_for(heap, address);
     if (remembered != NULL && moat_extent_holds(remembered->extent, address) &&
         remembered->check == moat_remembered_check(heap, remembered->extent)) {
         heap->latest = *remembered;
-        *extent = remembered->extent;
-        return true;
+        return remembered->extent;
     }
     struct search search;
     if (!search_mending(heap, address, &search) || search.found == NULL)
-        return false;
+        return none;
     struct moat_extent found = moat_region_extent(search.found);
     if (!moat_extent_holds(found, address))
-        return false;
+        return none;
     heap->latest = (struct moat_remembered){found, moat_remembered_check(heap, found)};
     if (remembered != NULL)
         *remembered = heap->latest;
-    *extent = found;
-    return true;
+    return found;
 }
 
 /* Joins a region with the one that begins at its end: the lower one's sentinel and the upper one's record become a block,
