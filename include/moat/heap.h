@@ -128,6 +128,10 @@ bool moat_heap_remove_region(struct moat_heap *heap, void *start);
  * Cost:    O(regions), and what the source takes. */
 size_t moat_heap_trim(struct moat_heap *heap, size_t keep_bytes);
 
+/* Changes the high-water mark, config->keep_bytes; 0: nothing goes back before trim is called. What is beyond it goes back at a later
+ * free. */
+void moat_heap_keep(struct moat_heap *heap, size_t keep_bytes);
+
 /* Gives a block of at least size_bytes, aligned to MOAT_HEAP_ALIGNMENT_BYTES; its contents are unspecified. A size of 0 is taken
  * as 1.
  * Fails:   NULL when no free block is large enough and the source gives no more.

@@ -158,6 +158,13 @@ size_t moat_heap_trim(struct moat_heap *heap, size_t keep_bytes) {
     return released;
 }
 
+void moat_heap_keep(struct moat_heap *heap, size_t keep_bytes) {
+    bool gives_back = keep_bytes != 0 && heap->source != NULL && heap->source->release != NULL;
+    heap->keep_bytes = keep_bytes;
+    heap->trim_least = gives_back ? heap->grow_bytes : SIZE_MAX;
+    moat_heap_trim_again(heap);
+}
+
 void moat_heap_trim_around(struct moat_heap *heap, uintptr_t p, uintptr_t size, struct moat_extent extent) {
     if (moat_heap_free_bytes(heap) < heap->trim_from || !moat_heap_whole(heap) || !moat_region_find(heap, p, &extent))
         return;
