@@ -1,5 +1,5 @@
-/* A list of a million links, lost as a whole: one definite block, all others indirect, and no stack is used up in finding that.
- * May include: the C library. */
+/* A list of a million links, lost as a whole: one definite block, all others indirect, and no stack is used up in
+ * finding that. May include: the C library. */
 #include <stdlib.h>
 
 enum { LINKS = 1000000 };

@@ -1,8 +1,9 @@
-/* Threads that allocate, pass blocks to each other and free them, come, go and fork, without a bug of their own: whoever runs below
- * must find nothing. May include: the C library, POSIX, moat/finding.h.
+/* Threads that allocate, pass blocks to each other and free them, come, go and fork, without a bug of their own:
+ * whoever runs below must find nothing. May include: the C library, POSIX, moat/finding.h.
  *
  * Usage: stress THREADS OPERATIONS [PART]...   parts: run churn fork exec dlopen=LIBRARY racing
- * With MOAT_TEST_PREFIXED the functions under test are called moat_test_malloc and so on, beside the C library's own. */
+ * With MOAT_TEST_PREFIXED the functions under test are called moat_test_malloc and so on, beside the C library's
+ * own. */
 #define _GNU_SOURCE 1
 #include "moat/finding.h"
 
@@ -180,8 +181,8 @@ static void *worker(void *argument) {
     return NULL;
 }
 
-/* ThreadSanitizer does not see that the memory of an ended thread's stack, once unmapped, is mapped anew by Moat, which makes its system
- * calls itself. So there no stack is unmapped. */
+/* ThreadSanitizer does not see that the memory of an ended thread's stack, once unmapped, is mapped anew by Moat,
+ * which makes its system calls itself. So there no stack is unmapped. */
 #ifdef MOAT_TEST_PREFIXED
 enum { STACK_BYTES = 1 << 21, STACKS = 48 };
 static _Alignas(4096) char stacks[STACKS][STACK_BYTES];
@@ -208,7 +209,7 @@ static void empty_mailboxes(void) {
         give(atomic_exchange(&mailboxes[i], NULL));
 }
 
-/* ---- threads that end ---------------------------------------------------------------------------------------------------- */
+/* ---- threads that end -------------------------------------------------------------------------------------------- */
 
 /* Thread-local data that is freed, and anew allocated, while the thread ends: up to four rounds of destructors. */
 static void key_destructor(void *data) {
@@ -241,7 +242,7 @@ static void churn(unsigned count) {
     }
 }
 
-/* ---- processes ------------------------------------------------------------------------------------------------------------- */
+/* ---- processes --------------------------------------------------------------------------------------------------- */
 
 static void expect_success(pid_t child, const char *what) {
     int status = 0;
@@ -305,7 +306,7 @@ static void libraries(const char *path, unsigned count) {
     }
 }
 
-/* ---- a bug: two threads free the same block ----------------------------------------------------------------------------------- */
+/* ---- a bug: two threads free the same block ---------------------------------------------------------------------- */
 
 static pthread_barrier_t barrier;
 static void *_Atomic contested;
@@ -339,7 +340,7 @@ static void racing(void) {
     atomic_store(&double_frees, 0);
 }
 
-/* ---- all together --------------------------------------------------------------------------------------------------------------- */
+/* ---- all together ------------------------------------------------------------------------------------------------ */
 
 static void at_exit(void) {
     void *block = malloc(333);

@@ -1,5 +1,5 @@
-/* Portable tests of what the guard says of damaged blocks: kind, offsets, counts, dump, window, one finding for one bug, and what
- * becomes of the block afterwards.
+/* Portable tests of what the guard says of damaged blocks: kind, offsets, counts, dump, window, one finding for one
+ * bug, and what becomes of the block afterwards.
  * May include: guard/engine/guard.h, tests/unit/engine_world.h. */
 #include "tests/unit/engine_world.h"
 
@@ -46,7 +46,7 @@ static size_t drain(void) {
     return count;
 }
 
-/* ---- zones ----------------------------------------------------------------------------------------------------------------- */
+/* ---- zones ------------------------------------------------------------------------------------------------------- */
 
 /* Each single byte of the rear zone with each value but its own, at the free and in a sweep. */
 MOAT_TEST(engine_damage, every_byte_and_value_of_an_overflow) {
@@ -117,7 +117,7 @@ MOAT_TEST(engine_damage, both_zones_are_two_findings) {
     CHECK_EQ(world.guard.counts.retired_blocks, 1);
 }
 
-/* ---- the dump ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the dump ---------------------------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_damage, dump_shows_and_marks_the_bytes) {
     fresh();
@@ -169,7 +169,7 @@ MOAT_TEST(engine_damage, dump_never_leaves_the_block) {
     }
 }
 
-/* ---- freed blocks ---------------------------------------------------------------------------------------------------------------- */
+/* ---- freed blocks ------------------------------------------------------------------------------------------------ */
 
 MOAT_TEST(engine_damage, a_write_to_any_byte_after_free) {
     for (size_t size = 0; size < 120; size += size < 18 ? 1 : 29) {
@@ -203,7 +203,7 @@ MOAT_TEST(engine_damage, a_write_to_freed_memory_is_one_finding_wherever_it_goes
     CHECK_EQ(world.faulty.frees, 0);
 }
 
-/* ---- header ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- header ------------------------------------------------------------------------------------------------------ */
 
 static void check_lost(const struct moat_finding *finding, const void *user, unsigned kind) {
     CHECK_EQ(finding->kind, kind);
@@ -275,9 +275,10 @@ MOAT_TEST(engine_damage, random_headers_are_never_followed) {
     }
 }
 
-/* ---- between claim and enqueue ------------------------------------------------------------------------------------------------------ */
+/* ---- between claim and enqueue ----------------------------------------------------------------------------------- */
 
-/* A block lies open while it is poisoned outside the lock: what another thread does to it then must not be sealed as right. */
+/* A block lies open while it is poisoned outside the lock: what another thread does to it then must not be sealed as
+ * right. */
 MOAT_TEST(engine_damage, a_header_smashed_while_the_block_is_filled) {
     for (unsigned at = 0; at < MOAT_HEADER_BYTES; at++) {
         fresh();
@@ -334,7 +335,7 @@ MOAT_TEST(engine_damage, a_victim_damaged_after_its_proof) {
     }
 }
 
-/* ---- one overflow over several blocks ------------------------------------------------------------------------------------------------- */
+/* ---- one overflow over several blocks ---------------------------------------------------------------------------- */
 
 enum { ROW = 5 };
 
@@ -352,7 +353,8 @@ static void row(unsigned char *blocks[ROW], const size_t *sizes) {
 
 static const size_t row_sizes[ROW] = {24, 24, 50, 10, 24};
 
-/* From the second block's end on, `length` bytes; whichever block is looked at first, there is one finding, of the second block. */
+/* From the second block's end on, `length` bytes; whichever block is looked at first, there is one finding, of the
+ * second block. */
 static void check_run(size_t length, bool freed, unsigned first_looked_at) {
     unsigned char *blocks[ROW];
     row(blocks, row_sizes);
@@ -380,7 +382,8 @@ static void check_run(size_t length, bool freed, unsigned first_looked_at) {
     CHECK_EQ(count, 1);
     check_damage(&found[0], freed ? MOAT_HEAP_USE_AFTER_FREE : MOAT_HEAP_BUFFER_OVERFLOW, culprit, (int64_t)size,
                  found[0].last);
-    /* The last bad byte: exact in the zones; in a smashed header or behind it not all can be told, but never too much. */
+    /* The last bad byte: exact in the zones; in a smashed header or behind it not all can be told, but never too
+     * much. */
     CHECK(found[0].last < (int64_t)(size + length));
     CHECK(length > rear ? found[0].last >= (int64_t)(size + rear) - 1 : found[0].last == (int64_t)(size + length) - 1);
     CHECK(found[0].bad_count <= length);
@@ -437,7 +440,7 @@ MOAT_TEST(engine_damage, damage_of_a_block_far_behind_is_its_own) {
     check_lost(&found[1], blocks[4], MOAT_CORRUPTED_METADATA);
 }
 
-/* ---- after the finding -------------------------------------------------------------------------------------------------------------- */
+/* ---- after the finding ------------------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_damage, a_live_block_retired_by_a_sweep_is_freed_without_a_word) {
     fresh();
@@ -467,7 +470,7 @@ MOAT_TEST(engine_damage, a_retired_block_is_freed_by_any_family) {
     CHECK_EQ(world.findings.count, 0);
 }
 
-/* ---- window ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- window ------------------------------------------------------------------------------------------------------ */
 
 MOAT_TEST(engine_damage, window_begins_when_the_block_was_last_whole) {
     fresh();
@@ -490,9 +493,10 @@ MOAT_TEST(engine_damage, window_begins_when_the_block_was_last_whole) {
     CHECK_EQ(found[0].bad_by, 8);
 }
 
-/* ---- sweep ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- sweep ------------------------------------------------------------------------------------------------------- */
 
-/* However the sweep is cut up, each damaged block is met once, in address order, and it does not matter what happens between. */
+/* However the sweep is cut up, each damaged block is met once, in address order, and it does not matter what happens
+ * between. */
 MOAT_TEST(engine_damage, a_sweep_finds_all_in_steps) {
     enum { BLOCKS = 300 };
     fresh();

@@ -1,5 +1,5 @@
-/* Portable tests of the depot: a tree of stacks, each once; what does not fit is counted. Threads: tests/threads/depot.c.
- * May include: guard/engine/depot.h, tests/unit/engine_world.h. */
+/* Portable tests of the depot: a tree of stacks, each once; what does not fit is counted. Threads:
+ * tests/threads/depot.c. May include: guard/engine/depot.h, tests/unit/engine_world.h. */
 #include "guard/engine/depot.h"
 #include "tests/unit/engine_world.h"
 

@@ -1,5 +1,5 @@
-/* Portable tests of the guard's life cycle over a heap: take, claim, poison, enqueue, pop, give back, resize; counts; pointers that
- * are no live block; backends that fail or lie. Damage to blocks: engine_damage.c.
+/* Portable tests of the guard's life cycle over a heap: take, claim, poison, enqueue, pop, give back, resize; counts;
+ * pointers that are no live block; backends that fail or lie. Damage to blocks: engine_damage.c.
  * May include: guard/engine/guard.h, tests/unit/engine_world.h. */
 #include "tests/unit/engine_world.h"
 
@@ -21,7 +21,7 @@ static unsigned state_of(const void *user) { return facts_of(user).state; }
 
 static bool heap_is_whole(void) { return moat_heap_verify(world.heap, NULL); }
 
-/* ---- life cycle --------------------------------------------------------------------------------------------------------- */
+/* ---- life cycle -------------------------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_guard, a_block_goes_through_its_states) {
     fresh();
@@ -86,7 +86,8 @@ MOAT_TEST(engine_guard, fill_goes_as_far_as_told) {
         CHECK_EQ(user[i], 0x11); /* what the heap's memory held before */
 }
 
-/* Every size and alignment: aligned as asked, both zones at the user's bytes, writable to the last byte, freed without complaint. */
+/* Every size and alignment: aligned as asked, both zones at the user's bytes, writable to the last byte, freed without
+ * complaint. */
 MOAT_TEST(engine_guard, sizes_and_alignments) {
     struct moat_guard_config config = world_config();
     config.near_bytes = 1 * KIB; /* there are but sixteen places with the largest alignment */
@@ -165,7 +166,8 @@ MOAT_TEST(engine_guard, counts_are_exact) {
     CHECK_EQ(world.guard.counts.retired_blocks, 0);
 }
 
-/* A block whose header is destroyed has lost its size: what is live may then be counted too high, never below nothing. */
+/* A block whose header is destroyed has lost its size: what is live may then be counted too high, never below
+ * nothing. */
 MOAT_TEST(engine_guard, counts_do_not_wrap_when_a_size_is_lost) {
     fresh();
     unsigned char *user = world_take(&world, 5);
@@ -179,7 +181,7 @@ MOAT_TEST(engine_guard, counts_do_not_wrap_when_a_size_is_lost) {
     CHECK(world.guard.counts.peak_bytes <= 6);
 }
 
-/* ---- pointers that are no live block --------------------------------------------------------------------------------------- */
+/* ---- pointers that are no live block ----------------------------------------------------------------------------- */
 
 static void check_double_free(void *user, unsigned state) {
     CHECK(!world_free(&world, user));
@@ -320,7 +322,7 @@ MOAT_TEST(engine_guard, damage_comes_before_the_family) {
     CHECK_EQ(world.findings.item[0].kind, MOAT_HEAP_BUFFER_OVERFLOW);
 }
 
-/* ---- which block is at an address ----------------------------------------------------------------------------------------------- */
+/* ---- which block is at an address -------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_guard, block_at_answers_for_every_byte) {
     fresh();
@@ -361,7 +363,7 @@ MOAT_TEST(engine_guard, neighbours_are_the_nearest_others) {
     CHECK_EQ(neighbour[1].address, (uintptr_t)last);
 }
 
-/* ---- resize ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- resize ------------------------------------------------------------------------------------------------------ */
 
 static bool resize(void *user, size_t size_bytes) {
     struct moat_call call = world_call(&world, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC);
@@ -466,7 +468,7 @@ MOAT_TEST(engine_guard, always_moving_is_an_option) {
     CHECK_EQ(world.faulty.resizes, 0);
 }
 
-/* ---- backends that fail or lie --------------------------------------------------------------------------------------------------- */
+/* ---- backends that fail or lie ----------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_guard, allocation_fails_at_each_call) {
     for (uint64_t fail_at = 0; fail_at < 20; fail_at++) {

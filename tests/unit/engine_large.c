@@ -1,8 +1,8 @@
-/* Portable tests of the page backend over pages that are only bookkeeping: placement, alignment, growth, the sorted table, and a
- * guard over it. May include: guard/engine/large.h, tests/unit/engine_world.h.
+/* Portable tests of the page backend over pages that are only bookkeeping: placement, alignment, growth, the sorted
+ * table, and a guard over it. May include: guard/engine/large.h, tests/unit/engine_world.h.
  *
- * The pages are a piece of static memory; each has a state, and every operation is checked against the states it may meet. What
- * "no access" means to a program is tested with real pages in tests/detect. */
+ * The pages are a piece of static memory; each has a state, and every operation is checked against the states it may
+ * meet. What "no access" means to a program is tested with real pages in tests/detect. */
 #include "guard/engine/large.h"
 #include "tests/unit/engine_world.h"
 
@@ -115,7 +115,7 @@ static struct moat_call call_make(unsigned when) {
     return (struct moat_call){.event = event, .stack = (uint32_t)event, .thread = 1, .when = (uint8_t)when};
 }
 
-/* ---- the backend ------------------------------------------------------------------------------------------------------------ */
+/* ---- the backend ------------------------------------------------------------------------------------------------- */
 
 static void check_placement(unsigned char *block, size_t size, size_t alignment, size_t lead) {
     const struct moat_backend *backend = moat_large_backend();
@@ -316,7 +316,7 @@ MOAT_TEST(engine_large, random_blocks_match_a_model) {
     }
 }
 
-/* ---- a guard over it -------------------------------------------------------------------------------------------------------- */
+/* ---- a guard over it --------------------------------------------------------------------------------------------- */
 
 static unsigned char *guard_take(size_t size, size_t alignment) {
     struct moat_call call = call_make(MOAT_WHEN_CALL);

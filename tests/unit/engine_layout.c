@@ -2,7 +2,7 @@
  * May include: guard/engine/layout.h, tests/unit/engine_world.h. */
 #include "tests/unit/engine_world.h"
 
-/* ---- zones ------------------------------------------------------------------------------------------------------------ */
+/* ---- zones ------------------------------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_layout, zone_bytes_are_never_what_programs_write) {
     uint64_t random = 1;
@@ -40,8 +40,8 @@ MOAT_TEST(engine_layout, zone_words_depend_on_address_and_secret) {
 
 #define ZONE_SPAN 40u
 
-/* Every pair of alignments of start and end: a whole zone passes, one changed bit anywhere in it does not, and nothing outside of
- * [start, end) is written or looked at. */
+/* Every pair of alignments of start and end: a whole zone passes, one changed bit anywhere in it does not, and nothing
+ * outside of [start, end) is written or looked at. */
 MOAT_TEST(engine_layout, zone_of_every_alignment_is_checked_to_the_byte) {
     static _Alignas(8) unsigned char memory[ZONE_SPAN + 16];
     const uint64_t secret = UINT64_C(0xfeedface0badf00d);
@@ -92,7 +92,7 @@ MOAT_TEST(engine_layout, poison_of_every_length_is_checked_to_the_byte) {
     }
 }
 
-/* ---- header --------------------------------------------------------------------------------------------------------------- */
+/* ---- header ------------------------------------------------------------------------------------------------------ */
 
 static struct moat_header header_random(uint64_t *random) {
     struct moat_header header;
@@ -139,8 +139,8 @@ static void flip(unsigned char *bytes, unsigned first_bit, unsigned pattern) {
         bytes[first_bit / 8 + i] ^= (unsigned char)(shifted >> 8 * i);
 }
 
-/* All changes confined to 16 adjacent bits, sum included, of a few headers: the promise of design.md. A pattern's lowest bit is
- * set, so that each change is tried once. */
+/* All changes confined to 16 adjacent bits, sum included, of a few headers: the promise of design.md. A pattern's
+ * lowest bit is set, so that each change is tried once. */
 MOAT_TEST(engine_layout, header_sum_detects_every_short_burst) {
     uint64_t random = 4;
     for (unsigned round = 0; round < 4; round++) {
@@ -166,8 +166,8 @@ MOAT_TEST(engine_layout, header_sum_detects_every_short_burst) {
     }
 }
 
-/* Wide changes pass with probability 2^-32. That is too rare to count, so each half of the sum is looked at by itself: agreement
- * by chance must be as rare as 2^-16 allows, five standard deviations at most away from it. */
+/* Wide changes pass with probability 2^-32. That is too rare to count, so each half of the sum is looked at by itself:
+ * agreement by chance must be as rare as 2^-16 allows, five standard deviations at most away from it. */
 MOAT_TEST(engine_layout, header_sum_detects_wide_changes) {
     enum { TRIALS = 1 << 23, EXPECTED = TRIALS >> 16, MARGIN = 5 * 12 /* sqrt(128) = 11.3 */ };
     uint64_t random = 5;
@@ -201,7 +201,7 @@ MOAT_TEST(engine_layout, header_sum_depends_on_address_and_secret) {
     }
 }
 
-/* ---- coarse sizes ------------------------------------------------------------------------------------------------------------ */
+/* ---- coarse sizes ------------------------------------------------------------------------------------------------ */
 
 MOAT_TEST(engine_layout, coarse_sizes_grow_and_fit_their_field) {
     unsigned last = 0;

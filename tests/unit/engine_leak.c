@@ -1,5 +1,5 @@
-/* Portable tests of the leak scan: what reaches what, definite and indirect, groups, inherited blocks, little memory; random
- * graphs beside a naive model. May include: guard/engine/leak.h, tests/unit/engine_world.h. */
+/* Portable tests of the leak scan: what reaches what, definite and indirect, groups, inherited blocks, little memory;
+ * random graphs beside a naive model. May include: guard/engine/leak.h, tests/unit/engine_world.h. */
 #include "guard/engine/leak.h"
 #include "tests/unit/engine_world.h"
 
@@ -58,7 +58,7 @@ static void check_totals(uint64_t definite, uint64_t indirect) {
     CHECK_EQ(indirect_bytes, scan.indirect_bytes);
 }
 
-/* ---- what a pointer reaches ------------------------------------------------------------------------------------------------- */
+/* ---- what a pointer reaches -------------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_leak, nothing_is_lost_of_nothing) {
     fresh();
@@ -169,7 +169,7 @@ MOAT_TEST(engine_leak, a_long_chain_takes_no_stack) {
     end();
 }
 
-/* ---- definite and indirect ------------------------------------------------------------------------------------------------- */
+/* ---- definite and indirect --------------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_leak, what_a_lost_block_holds_is_indirect) {
     fresh();
@@ -227,7 +227,7 @@ MOAT_TEST(engine_leak, what_two_hold_is_counted_once) {
     end();
 }
 
-/* ---- groups --------------------------------------------------------------------------------------------------------------------- */
+/* ---- groups ------------------------------------------------------------------------------------------------------ */
 
 MOAT_TEST(engine_leak, groups_are_by_stack_and_largest_first) {
     enum { STACKS = 100 };
@@ -288,7 +288,7 @@ MOAT_TEST(engine_leak, damaged_blocks_do_not_stop_the_scan) {
     end();
 }
 
-/* ---- memory ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 MOAT_TEST(engine_leak, failing_memory_means_no_check) {
     bool finished = false;
@@ -313,7 +313,7 @@ MOAT_TEST(engine_leak, failing_memory_means_no_check) {
     }
 }
 
-/* ---- random graphs ------------------------------------------------------------------------------------------------------------------ */
+/* ---- random graphs ----------------------------------------------------------------------------------------------- */
 
 enum { NODES = 40, EDGES_MOST = 3, GRAPHS = 1500 };
 
@@ -363,7 +363,8 @@ static void check_graph(uint64_t *random) {
     for (unsigned i = 0; i < count; i++) {
         if (held[i])
             continue;
-        /* Definite: whoever reaches it is reached by it; and of such a set, one. The address order is the order of taking. */
+        /* Definite: whoever reaches it is reached by it; and of such a set, one. The address order is the order of
+         * taking. */
         bool own_set = true, first = true;
         for (unsigned k = 0; k < count; k++) {
             own_set = own_set && (k == i || !reach[k][i] || reach[i][k]);

@@ -1,5 +1,6 @@
 /* Portable tests of the block map: ranges that come, go, straddle windows and are cut; scans beside a naive model.
- * May include: guard/engine/map.h, tests/unit/engine_world.h. The addresses are invented: the map never reads through them. */
+ * May include: guard/engine/map.h, tests/unit/engine_world.h. The addresses are invented: the map never reads through
+ * them. */
 #include "tests/unit/engine_world.h"
 
 #define GRANULE ((uintptr_t)1 << MOAT_GRANULE_SHIFT)
@@ -40,7 +41,7 @@ static bool marked_live(uintptr_t user) {
     return span != NULL && moat_span_is_start(span, user) && moat_bit(span->live, moat_span_index(span, user));
 }
 
-/* ---- ranges ------------------------------------------------------------------------------------------------------------- */
+/* ---- ranges ------------------------------------------------------------------------------------------------------ */
 
 MOAT_TEST(engine_map, empty_map_knows_no_address) {
     fresh();
@@ -160,7 +161,7 @@ MOAT_TEST(engine_map, failing_memory_adds_nothing) {
     }
 }
 
-/* ---- cutting: a heap gives back the tail, the head or the middle of what it was given ---------------------------------- */
+/* ---- cutting: a heap gives back the tail, the head or the middle of what it was given ---------------------------- */
 
 static void check_cut(uintptr_t start, size_t size, uintptr_t cut_start, uintptr_t cut_end) {
     fresh();
@@ -266,7 +267,7 @@ MOAT_TEST(engine_map, random_ranges_match_a_model) {
     }
 }
 
-/* ---- scans --------------------------------------------------------------------------------------------------------------- */
+/* ---- scans ------------------------------------------------------------------------------------------------------- */
 
 #define SCAN_GRANULES 700u
 

@@ -1,9 +1,9 @@
-/* Portable property test of the guard: random programs that also have bugs, beside an oracle that says what must be found, when,
- * of which kind and at which offsets, and that nothing else may be.
+/* Portable property test of the guard: random programs that also have bugs, beside an oracle that says what must be
+ * found, when, of which kind and at which offsets, and that nothing else may be.
  * May include: tests/unit/engine_world.h.
  *
- * The oracle knows nothing of secrets, sums and zones: it keeps a copy of what lay around each block when it was made, compares
- * memory with that copy, and knows which headers it has flipped bits in. */
+ * The oracle knows nothing of secrets, sums and zones: it keeps a copy of what lay around each block when it was made,
+ * compares memory with that copy, and knows which headers it has flipped bits in. */
 #include "tests/unit/engine_world.h"
 
 #define SLOTS 500u
@@ -61,7 +61,7 @@ static void queue_put(struct queue *queue, size_t slot) {
     queue->slot[(queue->head + queue->count++) % QUEUE] = slot;
 }
 
-/* ---- what is expected --------------------------------------------------------------------------------------------------------- */
+/* ---- what is expected -------------------------------------------------------------------------------------------- */
 
 struct expected {
     size_t count;
@@ -203,7 +203,7 @@ static void check_counts(void) {
     CHECK_EQ(world.guard.far.count, far.count);
 }
 
-/* ---- the program's operations ---------------------------------------------------------------------------------------------------- */
+/* ---- the program's operations ------------------------------------------------------------------------------------ */
 
 static void fill(struct block *block, size_t from) {
     for (size_t i = from; i < block->size; i++)
@@ -225,8 +225,8 @@ static void copy_surroundings(struct block *block) {
 static size_t victim_slots[MOAT_VICTIMS_MAX];
 static struct expected victim_expected[MOAT_VICTIMS_MAX];
 
-/* Which blocks are leaving, and what must be found of them: asked before they are looked at, since afterwards their memory may be
- * the heap's again. */
+/* Which blocks are leaving, and what must be found of them: asked before they are looked at, since afterwards their
+ * memory may be the heap's again. */
 static void victims_chosen(void) {
     for (size_t i = 0; i < world.victim_count; i++) {
         victim_slots[i] = NO_SLOT;
@@ -393,11 +393,12 @@ static void do_resize(size_t slot) {
     blocks[moved].seed = block->seed;
     fill(&blocks[moved], 0);
     check_filled(block, old_bytes);
-    /* Draining for the new block may have looked at the old one, as the one whose overflow ran over a victim: not so here. */
+    /* Draining for the new block may have looked at the old one, as the one whose overflow ran over a victim: not so
+     * here. */
     do_free(slot, MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC);
 }
 
-/* ---- the program's bugs ------------------------------------------------------------------------------------------------------------ */
+/* ---- the program's bugs ------------------------------------------------------------------------------------------ */
 
 /* The block right behind this one, with nothing but the heap's word between them. */
 static size_t adjacent_behind(size_t slot) {
@@ -527,7 +528,7 @@ static void bug_wild_free(size_t slot) {
     CHECK_EQ(finding->first, inside ? (int64_t)(address - (uintptr_t)block->user) : 0);
 }
 
-/* ---- a full check ------------------------------------------------------------------------------------------------------------------- */
+/* ---- a full check ------------------------------------------------------------------------------------------------ */
 
 static void do_sweep(void) {
     struct moat_call call = world_call(&world, MOAT_FAMILY_MALLOC, MOAT_WHEN_CHECK);
@@ -555,7 +556,7 @@ static void do_sweep(void) {
     world.guard.last_check_event = call.event;
 }
 
-/* ---- a world ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- a world ----------------------------------------------------------------------------------------------------- */
 
 static void do_bug(void) {
     size_t slot;

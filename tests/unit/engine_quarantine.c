@@ -14,7 +14,7 @@ static struct moat_quarantine ring(size_t budget_bytes) {
     return quarantine;
 }
 
-/* ---- the ring ------------------------------------------------------------------------------------------------------------- */
+/* ---- the ring ---------------------------------------------------------------------------------------------------- */
 
 MOAT_TEST(engine_quarantine, entries_come_out_in_order) {
     struct moat_quarantine quarantine = ring(10 * KIB);
@@ -85,7 +85,7 @@ MOAT_TEST(engine_quarantine, huge_blocks_count_the_same_in_and_out) {
     CHECK_EQ(quarantine.held_bytes, 0);
 }
 
-/* ---- the guard's two tiers --------------------------------------------------------------------------------------------------- */
+/* ---- the guard's two tiers --------------------------------------------------------------------------------------- */
 
 static size_t held(const struct moat_quarantine *quarantine) {
     size_t bytes = 0;
@@ -151,8 +151,8 @@ MOAT_TEST(engine_quarantine, a_sample_goes_on_into_the_far_tier) {
     CHECK_EQ(world.guard.near.held_bytes + world.guard.far.held_bytes, 0);
 }
 
-/* The two that leave for one that comes may be much smaller than it: then the far tier must still keep its budget, and further
- * pops bring the near one back to it, down to the newest block. */
+/* The two that leave for one that comes may be much smaller than it: then the far tier must still keep its budget, and
+ * further pops bring the near one back to it, down to the newest block. */
 MOAT_TEST(engine_quarantine, large_blocks_after_small_ones_do_not_pile_up) {
     struct moat_guard_config config = world_config();
     config.near_bytes = 16 * KIB;

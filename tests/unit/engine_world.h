@@ -1,5 +1,5 @@
-/* A guard over a heap in a static buffer, with a memory source and a backend that can be told to fail: what the portable
- * tests of the engine work on, and the order of calls that the entry layer makes, without its locks.
+/* A guard over a heap in a static buffer, with a memory source and a backend that can be told to fail: what the
+ * portable tests of the engine work on, and the order of calls that the entry layer makes, without its locks.
  * May include: the engine's headers, moat/heap.h, tests/test.h, string.h. */
 #ifndef MOAT_TESTS_ENGINE_WORLD_H
 #define MOAT_TESTS_ENGINE_WORLD_H
@@ -26,7 +26,7 @@ static inline size_t random_below(uint64_t *state, size_t limit) {
     return (size_t)((random_next(state) >> 33) * limit >> 31);
 }
 
-/* ---- a source of zeroed memory that counts and fails on request ------------------------------------------------------ */
+/* ---- a source of zeroed memory that counts and fails on request -------------------------------------------------- */
 
 struct bank {
     struct moat_source source;
@@ -67,7 +67,7 @@ static inline void bank_open(struct bank *bank, void *memory, size_t size_bytes)
     bank->source = (struct moat_source){bank_acquire, bank_release, bank};
 }
 
-/* ---- a backend that passes everything on, but for the lies it is told to tell ------------------------------------------ */
+/* ---- a backend that passes everything on, but for the lies it is told to tell ------------------------------------ */
 
 struct faulty {
     const struct moat_backend *below;
@@ -120,7 +120,7 @@ static inline const struct moat_backend *faulty_backend(void) {
     return &table;
 }
 
-/* ---- the world ------------------------------------------------------------------------------------------------------------ */
+/* ---- the world --------------------------------------------------------------------------------------------------- */
 
 #define WORLD_HEAP_BYTES (1 * MIB)
 #define WORLD_BANK_BYTES (2 * MIB)
