@@ -41,10 +41,11 @@ static const struct topic topics[] = {
      "Environment: MOAT_OPTIONS (options, KEY=VALUE:KEY=VALUE; -o goes over it),\n"
      "MOAT_LIBRARY (the preload library, where it is not found beside moat).\n"},
     {"options", moat_cli_options,
-     "Usage: moat options [--man]\n"
+     "Usage: moat options [--man | --config]\n"
      "Lists every option that -o and MOAT_OPTIONS take: default, range, meaning.\n"
      "\n"
-     "  --man    print the manual page moat-options(7) instead\n"},
+     "  --man     print the manual page moat-options(7) instead\n"
+     "  --config  print a header of the options' defaults, for building Moat with others\n"},
 };
 
 static const char overview[] = "Usage: moat COMMAND [ARG...]\n"

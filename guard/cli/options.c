@@ -10,18 +10,23 @@
 #define VALUE_BYTES 64
 #define HELP_COLUMNS 64 /* help is wrapped to this width */
 
+/* What this build's options are when nobody sets them. */
+static struct moat_options defaults;
+
 static const char *default_of(const struct moat_option_info *info, char room[VALUE_BYTES]) {
+    const void *member = (const unsigned char *)&defaults + info->offset;
     switch ((enum moat_option_type)info->type) {
     case MOAT_OPTION_IS_NUMBER:
-        return moat_option_number_text(info->default_value, info->unit, room);
+        return moat_option_number_text(*(const uint64_t *)member, info->unit, room);
     case MOAT_OPTION_IS_BOOL:
-        return info->default_value != 0 ? "1" : "0";
+        return *(const bool *)member ? "1" : "0";
     case MOAT_OPTION_IS_CHOICE:
-        return moat_option_word(info->words, info->default_value, room, VALUE_BYTES) ? room : "?";
+        return moat_option_word(info->words, *(const uint8_t *)member, room, VALUE_BYTES) ? room : "?";
     case MOAT_OPTION_IS_STRING:
         break;
     }
-    return info->default_text[0] != '\0' ? info->default_text : "(none)";
+    const char *text = *(const char *const *)member;
+    return text[0] != '\0' ? text : "(none)";
 }
 
 static const char *range_of(const struct moat_option_info *info, char room[VALUE_BYTES]) {
@@ -135,17 +140,39 @@ static void print_man(void) {
     printf(".SH SEE ALSO\n.BR moat (1),\n.BR moat (3)\n");
 }
 
+/* A header that a build of Moat's can include to have other defaults: -DMOAT_CONFIG_HEADER='"moat_config.h"'. */
+static void print_config(void) {
+    char room[VALUE_BYTES];
+    printf("/* Defaults of Moat %s's options, made by `moat options --config`. Take the slashes off a line, change its value, and build with\n"
+           " *   make CFLAGS='-DMOAT_CONFIG_HEADER=\"<path of this file>\"'\n"
+           " * Values are written as in MOAT_OPTIONS, texts without quotes. A value that cannot be stops the build. */\n",
+           MOAT_VERSION);
+    for (size_t i = 0; i < MOAT_OPTION_COUNT; i++) {
+        const struct moat_option_info *info = &moat_option_table[i];
+        bool is_empty = info->type == MOAT_OPTION_IS_STRING && default_of(info, room)[0] == '(';
+        printf("\n/* %s */\n//#define MOAT_DEFAULT_%s %s\n", info->help, info->name, is_empty ? "" : default_of(info, room));
+    }
+}
+
 int moat_cli_options(int argc, char **argv) {
-    bool man = argc == 2 && strcmp(argv[1], "--man") == 0;
-    if (argc > 1 && !man) {
+    static const struct {
+        const char *argument;
+        void (*print)(void);
+    } forms[] = {{"--man", print_man}, {"--config", print_config}};
+    char error[MOAT_OPTION_ERROR_BYTES];
+    void (*print)(void) = argc == 1 ? print_table : NULL;
+    for (size_t i = 0; argc == 2 && i < sizeof forms / sizeof forms[0]; i++) {
+        print = strcmp(argv[1], forms[i].argument) == 0 ? forms[i].print : print;
+    }
+    if (print == NULL) {
         moat_cli_complain("options: unknown argument \"%s\"; see `moat help options`", argv[1]);
         return MOAT_EXIT_USAGE;
     }
-    if (man) {
-        print_man();
-    } else {
-        print_table();
+    if (!moat_options_build(&defaults, error)) {
+        moat_cli_complain("options: this build's own default: %s", error);
+        return MOAT_EXIT_USAGE;
     }
+    print();
     if (fflush(stdout) != 0 || ferror(stdout)) {
         moat_cli_complain("cannot write to standard output: %s", strerror(errno));
         return MOAT_EXIT_USAGE;

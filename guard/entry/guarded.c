@@ -352,16 +352,6 @@ static bool is_complete(const struct moat_guarded_config *config, const struct m
            backend->usable != NULL && (config->memory != NULL || config->memory_bytes == 0);
 }
 
-static void ring_release(struct moat_quarantine *ring) {
-    const struct moat_source *memory = moat_tune_spare_memory();
-    size_t page_mask = moat_pages_size() - 1;
-    size_t ring_bytes = (ring->capacity * sizeof *ring->entries + page_mask) & ~page_mask;
-    if (ring->entries != NULL) {
-        memory->release(memory->context, ring->entries, ring_bytes);
-    }
-    *ring = (struct moat_quarantine){.entries = NULL};
-}
-
 /* Takes all of the shard's memory out of the map, and makes it one for the next. */
 static void shard_put(struct moat_shard *shard) {
     moat_lock_take(&shard->lock);
@@ -370,7 +360,7 @@ static void shard_put(struct moat_shard *shard) {
     while ((span = moat_map_next(&moat_process.map, &shard->guard, 0)) != NULL) {
         moat_map_remove(&moat_process.map, &shard->guard, moat_span_start(span), moat_span_size(span));
     }
-    ring_release(&shard->guard.near);
+    moat_tune_release_ring(&shard->guard.near);
     moat_lock_give(&shard->lock);
     atomic_store(&shard->taken, false);
 }

@@ -207,18 +207,38 @@ MOAT_EXPORT int malloc_info(int options, FILE *file) {
 /* glibc's own bound of M_MXFAST, so that a program that asks for too much is told so here too. */
 #define MOAT_GLIBC_FAST_BYTES_MAX ((int)(80 * sizeof(size_t) / 4))
 
-/* Nothing of this changes how Moat works, which is what programs that set it expect of a debug heap: their settings are
- * about speed and memory. Gives 1 for what glibc would take, 0 for what it would not and for parameters unknown to it. */
+/* Sets an option for mallopt, within its range. One that the user of Moat gave stays as it is: mallopt is the program's. */
+static void tune(enum moat_option_id id, uint64_t value) {
+    const struct moat_option_info *info = &moat_option_table[id];
+    moat_thread_self(); /* starts Moat where nobody has allocated yet */
+    if (!moat_option_is_set(&moat_process.options, id)) {
+        value = value < info->least ? info->least : value > info->most ? info->most : value;
+        *(uint64_t *)(void *)((char *)&moat_process.options + info->offset) = value;
+        moat_tune_apply_to_all();
+    }
+}
+
+/* What mallopt sets and Moat has too is set; all else is accepted and changes nothing: it is about how glibc's own heap works.
+ * Gives 1 for what glibc would take, 0 for what it would not and for parameters unknown to it. */
 MOAT_EXPORT int mallopt(int parameter, int value) {
     switch (parameter) {
     case M_MXFAST:
         return value >= 0 && value <= MOAT_GLIBC_FAST_BYTES_MAX;
-    case M_MMAP_THRESHOLD:
-    case M_TRIM_THRESHOLD:
+    case M_MMAP_THRESHOLD: /* to glibc a negative one is very large */
+        tune(MOAT_OPTION_ID_large, value < 0 ? UINT64_MAX : (uint64_t)value);
+        return 1;
+    case M_TRIM_THRESHOLD: /* -1: never */
+        tune(MOAT_OPTION_ID_high_water, value < 0 ? UINT64_MAX : (uint64_t)value);
+        return 1;
+    case M_PERTURB: /* 0: nothing is asked for, and Moat fills as it does */
+        if ((value & 0xff) != 0) {
+            tune(MOAT_OPTION_ID_fill, UINT64_MAX);
+            tune(MOAT_OPTION_ID_fill_byte, ~(unsigned)value & 0xffu);
+        }
+        return 1;
     case M_TOP_PAD:
     case M_MMAP_MAX:
     case M_CHECK_ACTION:
-    case M_PERTURB:
     case M_ARENA_TEST:
     case M_ARENA_MAX:
     case M_NLBLKS:

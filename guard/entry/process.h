@@ -132,6 +132,10 @@ extern struct moat_process moat_process;
  * Takes:   the environment, or NULL: before the constructor it is read from /proc. */
 void moat_start(char *const *environment);
 
+/* preload.c, not in the archive: whether the program has a malloc of its own, a Moat that is linked in for instance. Then the preloaded
+ * one keeps out of the way. */
+bool moat_preload_is_bypassed(void) __attribute__((weak));
+
 /* What must wait until the C library is ready, since it loads libraries. Once; no lock held. */
 void moat_start_late(void);
 
@@ -240,6 +244,10 @@ uint64_t moat_block_sweep(unsigned when, uintptr_t caller, bool try_locks, bool 
 
 /* Puts the options that may change while the program runs into force. */
 void moat_tune_apply(void);
+/* The same for heaps and guards that are open already. */
+void moat_tune_apply_to_all(void);
+/* How much free memory a heap keeps, as it wants to be told. */
+size_t moat_tune_keep_bytes(void);
 /* Whether this allocation is to fail; counts it. Only asked while moat_process.failing. */
 bool moat_tune_fails(void);
 /* Memory for Moat's tables, counted against the budget: what is needed is given past it, what is spare is not. */
@@ -247,6 +255,8 @@ const struct moat_source *moat_tune_needed_memory(void);
 const struct moat_source *moat_tune_spare_memory(void);
 /* Lets a guard hold back no more than its share of what the budget leaves. */
 void moat_tune_limit_quarantine(struct moat_guard *guard);
+/* Gives a quarantine's ring back; it holds nothing from then on. */
+void moat_tune_release_ring(struct moat_quarantine *ring);
 /* The line of stats=1. */
 void moat_stats_note(void);
 

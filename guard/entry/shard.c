@@ -82,6 +82,7 @@ bool moat_shard_open(struct moat_shard *shard) {
     struct moat_heap_config config = {.largest_block_bytes = (size_t)MOAT_LARGEST_BLOCK_BYTES,
                                       .source = &shard->source,
                                       .grow_bytes = MOAT_HEAP_CHUNK_BYTES,
+                                      .keep_bytes = moat_tune_keep_bytes(),
                                       .key = (uintptr_t)(moat_process.config.secret >> 7)};
     size_t control_bytes = moat_heap_control_bytes(0, &config);
     void *control = moat_pages_map(control_bytes, 0);

@@ -100,17 +100,66 @@ static const struct moat_option_info *row_of(const char *setting) {
     return NULL;
 }
 
-/* The ring of a quarantine was made for its first budget; it cannot hold more. */
-static void quarantine_resize(void *context, struct moat_shard *shard) {
-    (void)context;
-    if (shard == &moat_process.large || shard->guarded != NULL) {
+/* Makes a quarantine's ring as long as its budget may need; the one it has serves on where there is no memory for that. */
+static void ring_fit(struct moat_quarantine *ring, const struct moat_guard_config *config, size_t budget_bytes) {
+    const struct moat_source *memory = moat_tune_spare_memory();
+    struct moat_quarantine fresh;
+    if (budget_bytes <= ring->budget_bytes) {
+        ring->budget_bytes = budget_bytes;
         return;
     }
+    moat_quarantine_init(&fresh, budget_bytes, config->least_bytes, memory);
+    if (fresh.capacity <= ring->capacity) {
+        ring->budget_bytes = budget_bytes;
+        moat_tune_release_ring(&fresh);
+        return;
+    }
+    while (ring->count != 0) {
+        moat_quarantine_push(&fresh, moat_quarantine_pop(ring)); /* it is longer, so there is room */
+    }
+    moat_tune_release_ring(ring);
+    *ring = fresh;
+}
+
+/* Puts what the options say into force in one shard. Guarded allocators have a quarantine of their own choice, and rear zones that the
+ * sizes of their blocks were chosen by. */
+static void shard_retune(void *context, struct moat_shard *shard) {
+    (void)context;
+    const struct moat_guard_config *config = &moat_process.config;
     moat_lock_take(&shard->lock);
-    shard->guard.near.budget_bytes = moat_process.config.near_bytes;
-    shard->guard.far.budget_bytes = moat_process.config.far_bytes;
-    moat_tune_limit_quarantine(&shard->guard);
+    if (shard == &moat_process.large) {
+        moat_process.large_config.realloc_always_moves = config->realloc_always_moves;
+    } else if (shard->guarded != NULL) {
+        shard->config.fill_bytes = config->fill_bytes;
+        shard->config.fill_with = config->fill_with;
+    } else {
+        ring_fit(&shard->guard.near, config, config->near_bytes);
+        ring_fit(&shard->guard.far, config, config->far_bytes);
+        moat_tune_limit_quarantine(&shard->guard);
+        moat_heap_keep(shard->heap, moat_tune_keep_bytes());
+    }
     moat_lock_give(&shard->lock);
+}
+
+void moat_tune_apply_to_all(void) {
+    moat_tune_apply();
+    moat_shards_each(shard_retune, NULL);
+}
+
+/* To the heap, 0 means that nothing goes back by itself. */
+size_t moat_tune_keep_bytes(void) {
+    uint64_t high_water = moat_process.options.high_water;
+    return high_water != 0 ? (size_t)high_water : 1;
+}
+
+void moat_tune_release_ring(struct moat_quarantine *ring) {
+    const struct moat_source *memory = moat_tune_spare_memory();
+    size_t page_mask = moat_pages_size() - 1;
+    size_t ring_bytes = (ring->capacity * sizeof *ring->entries + page_mask) & ~page_mask;
+    if (ring->entries != NULL) {
+        memory->release(memory->context, ring->entries, ring_bytes);
+    }
+    *ring = (struct moat_quarantine){.entries = NULL};
 }
 
 void moat_tune_apply(void) {
@@ -118,6 +167,10 @@ void moat_tune_apply(void) {
     struct moat_guard_config *config = &moat_process.config;
     config->rear_bytes = (size_t)options->redzone;
     config->fill_bytes = (size_t)options->fill;
+    config->fill_with = MOAT_FILL_WITH(options->fill_byte);
+    /* Blocks that were made when the limit was higher are still there. */
+    size_t scan_bytes = (size_t)(options->large + options->redzone);
+    config->scan_bytes = config->scan_bytes > scan_bytes ? config->scan_bytes : scan_bytes;
     config->near_bytes = (size_t)options->quarantine;
     config->far_bytes = (size_t)options->quarantine_far / moat_process.shard_count;
     if (options->budget != 0) {
@@ -150,7 +203,6 @@ MOAT_EXPORT bool moat_set_option(const char *setting) {
         return false;
     }
     moat_process.options = changed;
-    moat_tune_apply();
-    moat_shards_each(quarantine_resize, NULL);
+    moat_tune_apply_to_all();
     return true;
 }

@@ -4,7 +4,18 @@
 
 #include <string.h>
 
-#define ROW(member, kind) .name = #member, .offset = (uint16_t)offsetof(struct moat_options, member), .type = (kind)
+/* A build's own defaults: macros MOAT_DEFAULT_<option>, given with -D or in a header that -DMOAT_CONFIG_HEADER names. Their text is read
+ * by the parser, so that "64K" and "continue" work, and one that is not defined is known by its text: its own name. */
+#ifdef MOAT_CONFIG_HEADER
+#include MOAT_CONFIG_HEADER
+#endif
+#define TEXT_OF_EXPANDED(tokens) #tokens
+#define TEXT_OF(tokens) TEXT_OF_EXPANDED(tokens)
+#define UNDEFINED_PREFIX "MOAT_DEFAULT_"
+
+#define ROW(member, kind)                                                                                              \
+    .name = #member, .build_default = TEXT_OF(MOAT_DEFAULT_##member),                                                  \
+    .offset = (uint16_t)offsetof(struct moat_options, member), .type = (kind)
 #define MOAT_LIVE  true
 #define MOAT_FIXED false
 #define MOAT_OPTION_NUMBER(member, value, low, high, of, text, changes)                                                         \
@@ -253,7 +264,7 @@ static void *member_of(struct moat_options *options, const struct moat_option_in
     return (unsigned char *)options + info->offset;
 }
 
-void moat_options_default(struct moat_options *options) {
+static void table_defaults(struct moat_options *options) {
     memset(options, 0, sizeof *options);
     for (size_t i = 0; i < MOAT_OPTION_COUNT; i++) {
         const struct moat_option_info *info = &moat_option_table[i];
@@ -361,6 +372,36 @@ static bool parse_part(struct moat_options *options, struct moat_option_text *te
     }
     options->set |= (uint64_t)1 << index;
     return true;
+}
+
+/* The text of a build's own default; NULL: there is none. */
+static const char *build_default(const struct moat_option_info *info) {
+    bool is_defined = strncmp(info->build_default, UNDEFINED_PREFIX, sizeof UNDEFINED_PREFIX - 1) != 0;
+    return is_defined ? info->build_default : NULL;
+}
+
+bool moat_options_build(struct moat_options *options, char *error) {
+    bool understood = true;
+    table_defaults(options);
+    error[0] = '\0';
+    for (size_t i = 0; i < MOAT_OPTION_COUNT; i++) {
+        const struct moat_option_info *info = &moat_option_table[i];
+        const char *given = build_default(info);
+        struct line line = {.text = error, .used_bytes = 0};
+        if (given != NULL && info->type == MOAT_OPTION_IS_STRING) {
+            *(const char **)member_of(options, info) = given;
+        } else if (given != NULL && understood) {
+            line_text(&line, UNDEFINED_PREFIX);
+            line_text(&line, info->name);
+            understood = set_option(options, NULL, info, given, strlen(given), &line);
+        }
+    }
+    return understood;
+}
+
+void moat_options_default(struct moat_options *options) {
+    char error[MOAT_OPTION_ERROR_BYTES];
+    moat_options_build(options, error);
 }
 
 bool moat_options_parse(struct moat_options *options, struct moat_option_text *text, const char *given, char *error) {

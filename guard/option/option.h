@@ -54,6 +54,7 @@ struct moat_option_info {
     const char *unit;         /* numbers: "bytes" or "" */
     const char *words;        /* choices: "a|b|c" */
     const char *default_text; /* strings */
+    const char *build_default; /* text of the build's own default, or the macro's name when there is none */
     uint64_t default_value;   /* numbers, bools (0, 1), choices (index) */
     uint64_t least, most;     /* numbers */
     uint16_t offset;          /* of the member in struct moat_options */
@@ -75,8 +76,13 @@ struct moat_option_text {
 /* Room for any number as moat_option_number_text writes it. */
 #define MOAT_OPTION_NUMBER_BYTES 24
 
-/* Sets every option to its default and none as given. */
+/* Sets every option to its default and none as given. Defaults of the build's own (MOAT_DEFAULT_<option>) go over the table's; one that
+ * is not understood leaves the table's. */
 void moat_options_default(struct moat_options *options);
+
+/* The same.
+ * Gives:   false when one of the build's own was not understood, with one line in `error`, room of MOAT_OPTION_ERROR_BYTES. */
+bool moat_options_build(struct moat_options *options, char *error);
 
 /* Reads "key=value:key=value" over what `options` holds; the last of two equal keys wins. In a string value "\:" stands
  * for a colon and "\\" for a backslash. Empty parts are skipped. Bools take 0, 1, no, yes, off, on, false, true;
