@@ -21,19 +21,20 @@ typedef void handler(void);
 extern handler *weak_get_new_handler(void) __asm__("_ZSt15get_new_handlerv") __attribute__((weak));
 extern void weak_throw_bad_alloc(void) __asm__("_ZSt17__throw_bad_allocv") __attribute__((weak));
 
-/* dlopen of a library that is loaded already only gives a handle to it; weak, so that static programs need no loader. */
-#pragma weak dlopen
+/* Weak, so that static programs need no loader. dlopen is looked up, not named: naming it makes static links warn. */
 #pragma weak dlsym
 
 /* A function of the program's C++ library; NULL when it has none. */
 static void *cxx_symbol(const char *name) {
     static const char *const libraries[] = {"libstdc++.so.6", "libc++.so.1", "libc++abi.so.1"};
-    if (dlsym == NULL || dlopen == NULL) {
+    void *(*open_library)(const char *name, int how) = NULL;
+    if (dlsym == NULL) {
         return NULL;
     }
+    *(void **)&open_library = dlsym(RTLD_DEFAULT, "dlopen");
     void *symbol = dlsym(RTLD_DEFAULT, name);
-    for (size_t i = 0; symbol == NULL && i < sizeof libraries / sizeof libraries[0]; i++) {
-        void *library = dlopen(libraries[i], RTLD_NOW | RTLD_NOLOAD);
+    for (size_t i = 0; symbol == NULL && open_library != NULL && i < sizeof libraries / sizeof libraries[0]; i++) {
+        void *library = open_library(libraries[i], RTLD_NOW | RTLD_NOLOAD); /* a handle to what is loaded already */
         symbol = library == NULL ? NULL : dlsym(library, name);
     }
     return symbol;

@@ -5,7 +5,14 @@
 #define _GNU_SOURCE 1 /* RTLD_NEXT */
 #include "guard/entry/process.h"
 
+#include "guard/port/linux/module.h"
+
 #include <dlfcn.h>
+
+bool moat_preload_is_bypassed(void) {
+    void *served_by = dlsym(RTLD_DEFAULT, "malloc");
+    return served_by != NULL && !moat_module_is_own((uintptr_t)served_by);
+}
 
 typedef int start_main(int (*program)(int, char **, char **), int argument_count, char **arguments, void (*init)(void),
                        void (*fini)(void), void (*loader_fini)(void), void *stack_end);

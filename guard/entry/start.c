@@ -155,6 +155,9 @@ __attribute__((constructor(101))) static void start_constructor(int argument_cou
     (void)argument_count;
     (void)arguments;
     int error = errno;
+    if (moat_preload_is_bypassed != NULL && moat_preload_is_bypassed()) {
+        return;
+    }
     moat_start(environment);
     moat_output_init();
     if (option_error[0] != '\0') {

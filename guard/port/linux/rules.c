@@ -132,14 +132,9 @@ static bool follows_call(uintptr_t return_address) {
     return calls;
 }
 
-/* For an address that no table speaks of. Code made at run time may be known to libgcc's unwinder alone. */
-static enum moat_rule_kind kind_without_table(uintptr_t pc) {
-    void *(*enclosing)(void *pc) = moat_port_state.unwind.enclosing;
-    if (enclosing != NULL && enclosing((void *)(pc + 1)) != NULL) {
-        return MOAT_RULE_HARD;
-    }
-    return follows_call(pc + 1) ? MOAT_RULE_NONE : MOAT_RULE_JUNK;
-}
+/* For an address that no table speaks of. libgcc's unwinder may know more, of code made at run time; but to ask it takes a lock that it
+ * holds itself where it allocates and frees, and a stack that ends early is better than a program that hangs. */
+static enum moat_rule_kind kind_without_table(uintptr_t pc) { return follows_call(pc + 1) ? MOAT_RULE_NONE : MOAT_RULE_JUNK; }
 
 static struct moat_rule learn(uintptr_t pc, uint64_t now, uint64_t *epoch) {
     struct moat_module_table table;
