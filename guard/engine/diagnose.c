@@ -109,8 +109,8 @@ void moat_guard_retire(struct moat_guard *guard, uintptr_t user) {
 /* ---- the bytes ------------------------------------------------------------------------------------------------------- */
 
 /* What a byte of a dressed block must be; -1 where anything goes. */
-static int expected_byte(const struct moat_guard *guard, const struct moat_block_facts *facts, size_t rear_bytes, bool freed,
-                         int64_t offset) {
+static int expected_byte(const struct moat_guard *guard, const struct moat_block_facts *facts, size_t rear_bytes,
+                         bool freed, int64_t offset) {
     uintptr_t address = (uintptr_t)facts->address + (uintptr_t)offset;
     int64_t size = (int64_t)facts->size_bytes;
     if (offset < -(int64_t)MOAT_FRONT_BYTES) {
@@ -128,8 +128,8 @@ struct damage {
 };
 
 /* The bad bytes in [from, to). */
-static struct damage damage_between(const struct moat_guard *guard, const struct moat_block_facts *facts, size_t rear_bytes,
-                                    bool freed, int64_t from, int64_t to) {
+static struct damage damage_between(const struct moat_guard *guard, const struct moat_block_facts *facts,
+                                    size_t rear_bytes, bool freed, int64_t from, int64_t to) {
     struct damage damage = {0, -1, 0};
     const unsigned char *user = (const unsigned char *)(uintptr_t)facts->address;
     for (int64_t offset = from; offset < to; offset++) {
@@ -180,14 +180,16 @@ static struct moat_finding *finding_new(struct moat_findings *findings, unsigned
     return finding;
 }
 
-static void window_set(const struct moat_guard *guard, uint64_t since, const struct moat_call *call, struct moat_finding *finding) {
+static void window_set(const struct moat_guard *guard, uint64_t since, const struct moat_call *call,
+                       struct moat_finding *finding) {
     uint64_t whole_at = since != 0 ? since : finding->block.sequence;
     finding->whole_at = guard->last_check_event > whole_at ? guard->last_check_event : whole_at;
     finding->bad_by = call->event;
 }
 
 static void damage_finding(struct moat_guard *guard, unsigned kind, const struct moat_block_facts *facts, bool freed,
-                           struct damage damage, uint64_t since, const struct moat_call *call, struct moat_findings *findings) {
+                           struct damage damage, uint64_t since, const struct moat_call *call,
+                           struct moat_findings *findings) {
     struct moat_finding *finding = finding_new(findings, kind, call);
     size_t rear_bytes = moat_header_rear(moat_guard_header(guard, (uintptr_t)facts->address));
     finding->block = *facts;
@@ -228,7 +230,8 @@ static bool word_smashed(struct moat_guard *guard, uintptr_t user) {
 
 /* Bad bytes that run through the rear zone into the next blocks' headers are one overflow. Extends `damage` over what can
  * be proved bad there and retires those blocks, so that they are not reported as well. */
-static void overflow_extend(struct moat_guard *guard, const struct moat_block_facts *facts, size_t rear_bytes, struct damage *damage) {
+static void overflow_extend(struct moat_guard *guard, const struct moat_block_facts *facts, size_t rear_bytes,
+                            struct damage *damage) {
     uintptr_t end = (uintptr_t)(facts->address + facts->size_bytes) + rear_bytes;
     uintptr_t next = damage->last == (int64_t)(facts->size_bytes + rear_bytes) - 1 ? adjacent_above(guard, end) : 0;
     while (next != 0) {
@@ -240,7 +243,8 @@ static void overflow_extend(struct moat_guard *guard, const struct moat_block_fa
         /* A whole header that the backend no longer knows: the bytes ended in the backend's word before it, of which the first
          * at least is bad. */
         int64_t distance = (int64_t)(next - (uintptr_t)facts->address);
-        int64_t last = !lost ? damage->last + 1 : distance + (front.count != 0 ? front.last : -(int64_t)MOAT_LEAD_BYTES);
+        int64_t last =
+            !lost ? damage->last + 1 : distance + (front.count != 0 ? front.last : -(int64_t)MOAT_LEAD_BYTES);
         damage->count += (uint64_t)(last - damage->last);
         damage->last = last;
         moat_guard_retire(guard, next);
@@ -263,8 +267,8 @@ static uintptr_t run_origin(const struct moat_guard *guard, uintptr_t user) {
 }
 
 /* A block whose header's sum is right. */
-static void diagnose_dressed(struct moat_guard *guard, uintptr_t user, bool freed, uint64_t since, const struct moat_call *call,
-                             struct moat_findings *findings) {
+static void diagnose_dressed(struct moat_guard *guard, uintptr_t user, bool freed, uint64_t since,
+                             const struct moat_call *call, struct moat_findings *findings) {
     const struct moat_header *header = moat_guard_header(guard, user);
     struct moat_block_facts facts = moat_header_facts(header, user);
     size_t rear_bytes = moat_header_rear(header);
@@ -296,7 +300,8 @@ static void diagnose_dressed(struct moat_guard *guard, uintptr_t user, bool free
 }
 
 /* A smashed header that an overflow of a block before it explains: one finding, of that block. False: it explains nothing. */
-static bool diagnose_run(struct moat_guard *guard, uintptr_t user, const struct moat_call *call, struct moat_findings *findings) {
+static bool diagnose_run(struct moat_guard *guard, uintptr_t user, const struct moat_call *call,
+                         struct moat_findings *findings) {
     uintptr_t origin = run_origin(guard, user);
     if (origin == 0) {
         return false;
@@ -328,8 +333,8 @@ static bool diagnose_run(struct moat_guard *guard, uintptr_t user, const struct 
 }
 
 /* A block whose header's sum is wrong: an overflow of a block before it, an underflow of its own, or neither. */
-static void diagnose_lost(struct moat_guard *guard, uintptr_t user, bool freed, uint64_t since, const struct moat_call *call,
-                          struct moat_findings *findings) {
+static void diagnose_lost(struct moat_guard *guard, uintptr_t user, bool freed, uint64_t since,
+                          const struct moat_call *call, struct moat_findings *findings) {
     bool lost;
     if (diagnose_run(guard, user, call, findings)) {
         return;
@@ -364,7 +369,8 @@ void moat_guard_diagnose_block(struct moat_guard *guard, uintptr_t user, const s
 }
 
 /* A pointer at which no block starts. */
-static void diagnose_stranger(struct moat_guard *guard, uintptr_t address, const struct moat_call *call, struct moat_findings *findings) {
+static void diagnose_stranger(struct moat_guard *guard, uintptr_t address, const struct moat_call *call,
+                              struct moat_findings *findings) {
     struct moat_finding *finding = finding_new(findings, MOAT_INVALID_FREE, call);
     finding->address = address;
     uintptr_t user = moat_guard_block_at(guard, address, &finding->block);
@@ -377,7 +383,8 @@ static void diagnose_stranger(struct moat_guard *guard, uintptr_t address, const
     }
 }
 
-bool moat_guard_diagnose_call(struct moat_guard *guard, void *user, const struct moat_call *call, struct moat_findings *findings) {
+bool moat_guard_diagnose_call(struct moat_guard *guard, void *user, const struct moat_call *call,
+                              struct moat_findings *findings) {
     uintptr_t address = (uintptr_t)user;
     struct moat_span *range = range_of(guard, address);
     findings->count = 0;
@@ -417,8 +424,8 @@ bool moat_guard_diagnose_call(struct moat_guard *guard, void *user, const struct
     return true;
 }
 
-void moat_guard_fault_finding(struct moat_guard *guard, const struct moat_block_facts *facts, const struct moat_call *call,
-                              struct moat_finding *finding) {
+void moat_guard_fault_finding(struct moat_guard *guard, const struct moat_block_facts *facts,
+                              const struct moat_call *call, struct moat_finding *finding) {
     struct moat_findings findings = {.count = 0};
     struct moat_finding *made = finding_new(&findings, MOAT_CORRUPTED_METADATA, call);
     struct moat_fault fault = {.rule = "size recorded for the block", .block = 0};
@@ -438,7 +445,8 @@ void moat_guard_fault_finding(struct moat_guard *guard, const struct moat_block_
 
 /* ---- sweep ------------------------------------------------------------------------------------------------------------------ */
 
-static void sweep_block(struct moat_guard *guard, uintptr_t user, const struct moat_call *call, struct moat_findings *findings) {
+static void sweep_block(struct moat_guard *guard, uintptr_t user, const struct moat_call *call,
+                        struct moat_findings *findings) {
     struct moat_victim victim = {.user = (void *)user, .event = 0};
     const struct moat_header *header = moat_guard_header(guard, user);
     bool whole = moat_header_whole(header, guard->config->secret, user);
@@ -451,7 +459,8 @@ static void sweep_block(struct moat_guard *guard, uintptr_t user, const struct m
     }
 }
 
-bool moat_guard_sweep(struct moat_guard *guard, uintptr_t *cursor, const struct moat_call *call, struct moat_findings *findings) {
+bool moat_guard_sweep(struct moat_guard *guard, uintptr_t *cursor, const struct moat_call *call,
+                      struct moat_findings *findings) {
     findings->count = 0;
     for (unsigned i = 0; i < MOAT_SWEEP_BLOCKS && findings->count == 0; i++) {
         const struct moat_span *range = guard->locator.next(guard->locator.context, guard, *cursor);

@@ -8,8 +8,9 @@
 /* Blocks of one pop that may only pass from the near tier to the far one. */
 #define MOAT_POP_STEPS 4u
 
-void moat_guard_init(struct moat_guard *guard, const struct moat_guard_config *config, const struct moat_backend *backend,
-                     void *backend_context, struct moat_locator locator, const struct moat_source *memory) {
+void moat_guard_init(struct moat_guard *guard, const struct moat_guard_config *config,
+                     const struct moat_backend *backend, void *backend_context, struct moat_locator locator,
+                     const struct moat_source *memory) {
     *guard = (struct moat_guard){
         .config = config, .backend = backend, .backend_context = backend_context, .locator = locator};
     moat_quarantine_init(&guard->near, config->near_bytes, config->least_bytes, memory);
@@ -24,7 +25,8 @@ static struct moat_span *range_of(const struct moat_guard *guard, uintptr_t user
 }
 
 struct moat_header *moat_guard_header(const struct moat_guard *guard, uintptr_t user) {
-    void *detached = guard->backend->dress != NULL ? guard->backend->dress(guard->backend_context, block_of(user)) : NULL;
+    void *detached =
+        guard->backend->dress != NULL ? guard->backend->dress(guard->backend_context, block_of(user)) : NULL;
     return detached != NULL ? detached : moat_header_of(user);
 }
 
@@ -87,7 +89,8 @@ void *moat_guard_take(struct moat_guard *guard, size_t size_bytes, size_t alignm
 void moat_guard_fill(const struct moat_guard *guard, void *user, size_t size_bytes) {
     size_t fill_bytes = guard->config->fill_bytes;
     unsigned with = guard->config->fill_with;
-    memset(user, with != 0 ? (int)(with & 0xffu) : (int)MOAT_FILL_BYTE, size_bytes < fill_bytes ? size_bytes : fill_bytes);
+    memset(user, with != 0 ? (int)(with & 0xffu) : (int)MOAT_FILL_BYTE,
+           size_bytes < fill_bytes ? size_bytes : fill_bytes);
 }
 
 /* Which calls may free what: free takes what any C call allocated, the operators only their own. */
@@ -159,7 +162,8 @@ static size_t footprint_of(const struct moat_header *header) {
     return MOAT_LEAD_BYTES + moat_header_size(header) + moat_header_rear(header) + sizeof(uintptr_t);
 }
 
-bool moat_guard_enqueue(struct moat_guard *guard, void *user, const struct moat_call *call, struct moat_finding *finding) {
+bool moat_guard_enqueue(struct moat_guard *guard, void *user, const struct moat_call *call,
+                        struct moat_finding *finding) {
     uintptr_t address = (uintptr_t)user;
     size_t footprint_bytes = MOAT_LEAD_BYTES;
     if (guard->backend->conceal != NULL) {
@@ -192,7 +196,8 @@ static struct moat_victim victim_of(struct moat_quarantine_entry entry) {
     return (struct moat_victim){.user = (void *)entry.user, .event = entry.event};
 }
 
-size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain, struct moat_victim victims[MOAT_VICTIMS_MAX]) {
+size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain,
+                      struct moat_victim victims[MOAT_VICTIMS_MAX]) {
     size_t count = 0;
     for (unsigned step = 0; step < MOAT_POP_STEPS && count < MOAT_VICTIMS_MAX; step++) {
         size_t kept_count = !drain && more_bytes == 0; /* the newest may be over the budget by itself */
@@ -244,7 +249,8 @@ bool moat_guard_backend_agrees(const struct moat_guard *guard, uintptr_t user) {
     const struct moat_header *header = moat_guard_header(guard, user);
     size_t usable_bytes = guard->backend->usable(guard->backend_context, block_of(user));
     size_t dressed_bytes = MOAT_LEAD_BYTES + moat_header_size(header) + moat_header_rear(header);
-    return usable_bytes == dressed_bytes || (moat_header_rear(header) == MOAT_REAR_BYTES_MAX && usable_bytes > dressed_bytes);
+    return usable_bytes == dressed_bytes ||
+           (moat_header_rear(header) == MOAT_REAR_BYTES_MAX && usable_bytes > dressed_bytes);
 }
 
 bool moat_guard_give_back(struct moat_guard *guard, const struct moat_victim *victim, const struct moat_call *call,

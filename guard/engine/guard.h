@@ -21,15 +21,15 @@
 
 /* Settings that one or more guards share. They may change between calls: nothing of a dressed block depends on them. */
 struct moat_guard_config {
-    uint64_t secret;          /* fixed from the first block on */
-    size_t rear_bytes;        /* least rear zone */
-    size_t fill_bytes;        /* how much of a new block to fill */
-    unsigned fill_with;       /* 0: MOAT_FILL_BYTE; otherwise MOAT_FILL_WITH(byte) */
-    size_t scan_bytes;        /* no block is larger than this; bounds the search for the block an address falls in */
-    size_t least_bytes;       /* no block held back is smaller: it sizes the quarantine's rings; 0: the smallest there is */
-    size_t near_bytes;        /* quarantine budgets of one guard */
+    uint64_t secret;    /* fixed from the first block on */
+    size_t rear_bytes;  /* least rear zone */
+    size_t fill_bytes;  /* how much of a new block to fill */
+    unsigned fill_with; /* 0: MOAT_FILL_BYTE; otherwise MOAT_FILL_WITH(byte) */
+    size_t scan_bytes;  /* no block is larger than this; bounds the search for the block an address falls in */
+    size_t least_bytes; /* no block held back is smaller: it sizes the quarantine's rings; 0: the smallest there is */
+    size_t near_bytes;  /* quarantine budgets of one guard */
     size_t far_bytes;
-    uint32_t far_one_in;      /* one in so many blocks goes on into the far tier */
+    uint32_t far_one_in; /* one in so many blocks goes on into the far tier */
     bool realloc_always_moves;
 };
 
@@ -68,16 +68,17 @@ struct moat_guard {
 
 /* Prepares a guard over a backend. Quarantine rings take their memory from `memory`; without it there is no quarantine.
  * All pointers must stay valid. */
-void moat_guard_init(struct moat_guard *guard, const struct moat_guard_config *config, const struct moat_backend *backend,
-                     void *backend_context, struct moat_locator locator, const struct moat_source *memory);
+void moat_guard_init(struct moat_guard *guard, const struct moat_guard_config *config,
+                     const struct moat_backend *backend, void *backend_context, struct moat_locator locator,
+                     const struct moat_source *memory);
 
 /* What is known of the call: who allocates or frees. */
 struct moat_call {
-    uint64_t event;     /* allocation number: this allocation's own, or of the latest one for frees */
+    uint64_t event; /* allocation number: this allocation's own, or of the latest one for frees */
     uint32_t stack;
     uint16_t thread;
-    uint8_t family;     /* enum moat_family */
-    uint8_t when;       /* enum moat_when, for findings */
+    uint8_t family; /* enum moat_family */
+    uint8_t when;   /* enum moat_when, for findings */
 };
 
 /* Gives a dressed block.
@@ -107,7 +108,8 @@ void moat_guard_poison(const struct moat_guard *guard, void *user, size_t size_b
 /* Puts a claimed and poisoned block into the quarantine; without room there, it goes back at once. A block whose header was
  * damaged meanwhile is held too, to be found damaged when it leaves; one that was retired meanwhile stays where it is.
  * Gives:   as moat_guard_give_back. Context: locked. */
-bool moat_guard_enqueue(struct moat_guard *guard, void *user, const struct moat_call *call, struct moat_finding *finding);
+bool moat_guard_enqueue(struct moat_guard *guard, void *user, const struct moat_call *call,
+                        struct moat_finding *finding);
 
 #define MOAT_VICTIMS_MAX 2
 
@@ -119,7 +121,8 @@ struct moat_victim {
 
 /* Takes up to two blocks out of the quarantine that are over the budget once `more_bytes` are added; with none to be added the
  * newest stays, whatever its size; `drain`: takes the oldest whatever the budget. Gives their number. Context: locked. */
-size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain, struct moat_victim victims[MOAT_VICTIMS_MAX]);
+size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain,
+                      struct moat_victim victims[MOAT_VICTIMS_MAX]);
 
 /* Whether a freed block is untouched: header, both zones, poison. Context: unlocked (the victim is the caller's). */
 bool moat_guard_victim_whole(const struct moat_guard *guard, const struct moat_victim *victim);
@@ -145,7 +148,8 @@ struct moat_findings {
  * the block was reported before. A damaged block is retired: reported once and never used again.
  * Gives:   true when the block is in order but for the caller's family (mismatch): it may be claimed with the family it has.
  * Context: locked. */
-bool moat_guard_diagnose_call(struct moat_guard *guard, void *user, const struct moat_call *call, struct moat_findings *findings);
+bool moat_guard_diagnose_call(struct moat_guard *guard, void *user, const struct moat_call *call,
+                              struct moat_findings *findings);
 
 /* The same for a block of the guard's own that a check refused: a victim, or any block a sweep came by. `since` is an event
  * at which it was known to be whole (0: its allocation). Context: locked. */
@@ -153,13 +157,14 @@ void moat_guard_diagnose_block(struct moat_guard *guard, uintptr_t user, const s
                                struct moat_findings *findings);
 
 /* A finding of kind corrupted-metadata about the backend's own structures, which refused the block of these facts (NULL: none). */
-void moat_guard_fault_finding(struct moat_guard *guard, const struct moat_block_facts *facts, const struct moat_call *call,
-                              struct moat_finding *finding);
+void moat_guard_fault_finding(struct moat_guard *guard, const struct moat_block_facts *facts,
+                              const struct moat_call *call, struct moat_finding *finding);
 
 /* Checks the next few blocks, live and quarantined, from *cursor (0 at first) on.
  * Gives:   true while there is more; *cursor moves on. Findings of at most one block.
  * Context: locked; the lock may be released between calls. */
-bool moat_guard_sweep(struct moat_guard *guard, uintptr_t *cursor, const struct moat_call *call, struct moat_findings *findings);
+bool moat_guard_sweep(struct moat_guard *guard, uintptr_t *cursor, const struct moat_call *call,
+                      struct moat_findings *findings);
 
 /* Which block an address falls in or is next to: its user pointer, or 0. `facts` may be NULL. Context: locked. */
 uintptr_t moat_guard_block_at(const struct moat_guard *guard, uintptr_t address, struct moat_block_facts *facts);

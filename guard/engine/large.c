@@ -5,8 +5,8 @@
 /* Room to grow in place: an eighth, after which a realloc moves the block anyway. */
 #define MOAT_GROWTH_SHIFT 3u
 
-bool moat_large_init(struct moat_large *large, struct moat_guard *guard, const struct moat_page_operations *pages, uint32_t most,
-                     const struct moat_source *memory) {
+bool moat_large_init(struct moat_large *large, struct moat_guard *guard, const struct moat_page_operations *pages,
+                     uint32_t most, const struct moat_source *memory) {
     size_t got_bytes;
     *large = (struct moat_large){.pages = pages, .guard = guard};
     if (most == 0) {
@@ -143,11 +143,13 @@ static bool large_resize(void *context, void *block, size_t size_bytes) {
     struct moat_large *large = context;
     const size_t page = large->pages->page_bytes;
     struct moat_large_block *record = moat_large_at(large, (uintptr_t)block);
-    if (record == NULL || record->block != (uintptr_t)block || size_bytes > record->reserved_end - page - record->block) {
+    if (record == NULL || record->block != (uintptr_t)block ||
+        size_bytes > record->reserved_end - page - record->block) {
         return false; /* not ours, or the guard page would go */
     }
     uintptr_t end = round_up(record->block + size_bytes, page);
-    if (end > record->committed_end && !large->pages->commit((void *)record->committed_end, end - record->committed_end)) {
+    if (end > record->committed_end &&
+        !large->pages->commit((void *)record->committed_end, end - record->committed_end)) {
         return false;
     }
     if (end < record->committed_end && !large->pages->conceal((void *)end, record->committed_end - end)) {
@@ -162,7 +164,8 @@ static size_t large_usable(void *context, void *block) {
     return record != NULL && record->block == (uintptr_t)block ? record->committed_end - record->block : 0;
 }
 
-static bool large_walk(void *context, bool (*visit)(void *argument, const struct moat_backend_block *block), void *argument) {
+static bool large_walk(void *context, bool (*visit)(void *argument, const struct moat_backend_block *block),
+                       void *argument) {
     const struct moat_large *large = context;
     for (uint32_t i = 0; i < large->count; i++) {
         const struct moat_large_block *record = &large->blocks[large->order[i]];

@@ -18,15 +18,15 @@
 /* What a platform's pages can do. Sizes and addresses are multiples of page_bytes. */
 struct moat_page_operations {
     size_t page_bytes;
-    void *(*reserve)(size_t size_bytes, size_t alignment);  /* address space without access; NULL: none */
-    bool (*commit)(void *start, size_t size_bytes);         /* readable, writable, zero when new */
-    bool (*conceal)(void *start, size_t size_bytes);        /* no access, contents and memory dropped */
-    bool (*release)(void *start, size_t size_bytes);        /* all of a reservation */
+    void *(*reserve)(size_t size_bytes, size_t alignment); /* address space without access; NULL: none */
+    bool (*commit)(void *start, size_t size_bytes);        /* readable, writable, zero when new */
+    bool (*conceal)(void *start, size_t size_bytes);       /* no access, contents and memory dropped */
+    bool (*release)(void *start, size_t size_bytes);       /* all of a reservation */
 };
 
 struct moat_large_block {
     struct moat_span span; /* from the user pointer to the end of the reservation, one granule */
-    uintptr_t bits[2];      /* the span's: starts, live */
+    uintptr_t bits[2];     /* the span's: starts, live */
     uintptr_t reserved_start;
     uintptr_t reserved_end;
     uintptr_t committed_start;
@@ -50,8 +50,8 @@ struct moat_large {
 
 /* Prepares the backend for `most` blocks, freed ones included; its tables come from `memory` (zeroed).
  * Gives false, and a backend that never has a block, when there is no memory for them. */
-bool moat_large_init(struct moat_large *large, struct moat_guard *guard, const struct moat_page_operations *pages, uint32_t most,
-                     const struct moat_source *memory);
+bool moat_large_init(struct moat_large *large, struct moat_guard *guard, const struct moat_page_operations *pages,
+                     uint32_t most, const struct moat_source *memory);
 
 /* The backend's table; its context is the struct moat_large. */
 const struct moat_backend *moat_large_backend(void);

@@ -82,7 +82,8 @@ static inline void moat_header_set_size(struct moat_header *header, uint64_t siz
     header->size_state_family = size | (uint64_t)state << MOAT_SIZE_BITS | (uint64_t)family << 56;
 }
 
-static inline void moat_header_set_sequence(struct moat_header *header, uint64_t sequence, unsigned moved, size_t rear) {
+static inline void moat_header_set_sequence(struct moat_header *header, uint64_t sequence, unsigned moved,
+                                            size_t rear) {
     header->sequence_moved_rear = (sequence & ((UINT64_C(1) << MOAT_SEQUENCE_BITS) - 1)) |
                                   (uint64_t)moved << MOAT_SEQUENCE_BITS | (uint64_t)rear << 48;
 }

@@ -48,7 +48,8 @@ void moat_leak_end(struct moat_leak_scan *scan) {
 }
 
 /* The live block that a word points into: its user pointer, span and size. 0 when it is no pointer to one. */
-static uintptr_t block_of_word(const struct moat_leak_scan *scan, uintptr_t word, struct moat_span **span, size_t *size_bytes) {
+static uintptr_t block_of_word(const struct moat_leak_scan *scan, uintptr_t word, struct moat_span **span,
+                               size_t *size_bytes) {
     for (size_t i = 0; i < scan->guard_count; i++) {
         const struct moat_guard *guard = scan->guards[i];
         struct moat_span *found = guard->locator.find(guard->locator.context, word);
@@ -144,8 +145,8 @@ void moat_leak_root(struct moat_leak_scan *scan, uintptr_t start, size_t size_by
 }
 
 /* Calls `each` for every lost block that may be reported, in address order. */
-static void lost_each(struct moat_leak_scan *scan,
-                      void (*each)(struct moat_leak_scan *scan, struct moat_span *span, const struct moat_block_facts *facts)) {
+static void lost_each(struct moat_leak_scan *scan, void (*each)(struct moat_leak_scan *scan, struct moat_span *span,
+                                                                const struct moat_block_facts *facts)) {
     for (size_t i = 0; i < scan->guard_count; i++) {
         const struct moat_guard *guard = scan->guards[i];
         struct moat_span *span;
@@ -285,7 +286,8 @@ bool moat_leak_finish(struct moat_leak_scan *scan) {
     while (scan->group_most < 2 * scan->definite_blocks) {
         scan->group_most *= 2;
     }
-    scan->groups = scan->memory->acquire(scan->memory->context, scan->group_most * sizeof *scan->groups, &scan->group_bytes);
+    scan->groups =
+        scan->memory->acquire(scan->memory->context, scan->group_most * sizeof *scan->groups, &scan->group_bytes);
     if (scan->groups == NULL) {
         return false;
     }

@@ -21,8 +21,8 @@ struct moat_leak_scan {
     const struct moat_source *memory; /* zeroed memory for marks, the work list and the groups */
     struct moat_guard *guards[MOAT_LEAK_GUARDS_MAX];
     size_t guard_count;
-    uint64_t since;      /* blocks with a lower allocation number are not this process's to report */
-    uintptr_t *work;     /* reached blocks not yet scanned: a stack; at its far end the candidates for definite */
+    uint64_t since;  /* blocks with a lower allocation number are not this process's to report */
+    uintptr_t *work; /* reached blocks not yet scanned: a stack; at its far end the candidates for definite */
     size_t work_count, work_most;
     size_t work_bytes;
     struct moat_leak_group *groups; /* after moat_leak_finish: the largest first */

@@ -6,7 +6,8 @@
 struct moat_map_leaf {
     _Atomic(struct moat_span *) window[(size_t)1 << 13];
 };
-_Static_assert(MOAT_MAP_LEAF_BITS <= 13 && MOAT_MAP_ROOT_BITS <= 48u - MOAT_WINDOW_SHIFT - 13u, "the arrays hold every window");
+_Static_assert(MOAT_MAP_LEAF_BITS <= 13 && MOAT_MAP_ROOT_BITS <= 48u - MOAT_WINDOW_SHIFT - 13u,
+               "the arrays hold every window");
 
 void moat_map_init(struct moat_block_map *map, const struct moat_source *memory) {
     for (size_t i = 0; i < sizeof map->root / sizeof map->root[0]; i++) {
@@ -42,7 +43,8 @@ struct moat_span *moat_map_overlapping(const struct moat_block_map *map, uintptr
         struct moat_map_leaf *leaf = root_index(at) >= (size_t)1 << MOAT_MAP_ROOT_BITS
                                          ? NULL
                                          : atomic_load_explicit(&map->root[root_index(at)], memory_order_acquire);
-        struct moat_span *range = leaf == NULL ? NULL : atomic_load_explicit(&leaf->window[leaf_index(at)], memory_order_acquire);
+        struct moat_span *range =
+            leaf == NULL ? NULL : atomic_load_explicit(&leaf->window[leaf_index(at)], memory_order_acquire);
         for (; range != NULL; range = range->next_in_window) {
             if (moat_span_size(range) != 0 && moat_span_start(range) < end && moat_span_end(range) > start) {
                 return range;
@@ -82,7 +84,8 @@ static struct moat_map_leaf *leaf_get(struct moat_block_map *map, uintptr_t addr
 }
 
 /* A record of this window that is not in use and whose bits are large enough: memory that went and came back. */
-static struct moat_span *record_reuse(struct moat_map_leaf *leaf, uintptr_t start, size_t word_count, struct moat_guard *guard) {
+static struct moat_span *record_reuse(struct moat_map_leaf *leaf, uintptr_t start, size_t word_count,
+                                      struct moat_guard *guard) {
     struct moat_span *range = atomic_load_explicit(&leaf->window[leaf_index(start)], memory_order_acquire);
     for (; range != NULL; range = range->next_in_window) {
         if (range->word_count >= word_count && atomic_load(&range->guard) == NULL) {
@@ -96,8 +99,8 @@ static struct moat_span *record_reuse(struct moat_map_leaf *leaf, uintptr_t star
 }
 
 /* A new range inside one window; NULL when there is no memory for it. */
-static struct moat_span *add_piece(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes,
-                                   unsigned shift) {
+static struct moat_span *add_piece(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start,
+                                   size_t size_bytes, unsigned shift) {
     struct moat_map_leaf *leaf = leaf_get(map, start);
     if (leaf == NULL) {
         return NULL;
@@ -136,7 +139,8 @@ static uintptr_t piece_end(uintptr_t start, uintptr_t end) {
     return window_end - 1 < end - 1 ? window_end : end;
 }
 
-bool moat_map_add_fine(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes, unsigned shift) {
+bool moat_map_add_fine(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes,
+                       unsigned shift) {
     uintptr_t end = start + size_bytes;
     for (uintptr_t at = start; at != end; at = piece_end(at, end)) {
         if (add_piece(map, guard, at, piece_end(at, end) - at, shift) == NULL) {
@@ -217,8 +221,8 @@ uintptr_t moat_span_start_below(const struct moat_span *range, uintptr_t address
         }
         bits = range->starts[--word];
     }
-    size_t top = MOAT_WORD_BITS - 1 - (size_t)(sizeof bits == 8 ? __builtin_clzll((unsigned long long)bits)
-                                                                : __builtin_clz((unsigned)bits));
+    size_t top = MOAT_WORD_BITS - 1 -
+                 (size_t)(sizeof bits == 8 ? __builtin_clzll((unsigned long long)bits) : __builtin_clz((unsigned)bits));
     uintptr_t found = moat_span_start(range) + ((word * MOAT_WORD_BITS + top) << range->shift);
     return address - found <= most_bytes ? found : 0; /* the words went a little further */
 }
@@ -249,11 +253,13 @@ uintptr_t moat_span_start_above(const struct moat_span *range, uintptr_t address
     return moat_span_start_between(range, address, UINTPTR_MAX);
 }
 
-static struct moat_span *window_next(const struct moat_map_leaf *leaf, size_t window, const struct moat_guard *guard, uintptr_t address) {
+static struct moat_span *window_next(const struct moat_map_leaf *leaf, size_t window, const struct moat_guard *guard,
+                                     uintptr_t address) {
     struct moat_span *lowest = NULL;
     struct moat_span *range = atomic_load_explicit(&leaf->window[window], memory_order_acquire);
     for (; range != NULL; range = range->next_in_window) {
-        bool candidate = atomic_load(&range->guard) == guard && moat_span_size(range) != 0 && moat_span_end(range) - 1 >= address;
+        bool candidate =
+            atomic_load(&range->guard) == guard && moat_span_size(range) != 0 && moat_span_end(range) - 1 >= address;
         if (candidate && (lowest == NULL || moat_span_start(range) < moat_span_start(lowest))) {
             lowest = range;
         }

@@ -61,7 +61,8 @@ static inline size_t moat_map_bytes(const struct moat_block_map *map) {
 bool moat_map_add(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes);
 
 /* The same for a backend whose blocks are less aligned than Moat's heap's: granules of 1 << shift bytes, counted from `start`. */
-bool moat_map_add_fine(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes, unsigned shift);
+bool moat_map_add_fine(struct moat_block_map *map, struct moat_guard *guard, uintptr_t start, size_t size_bytes,
+                       unsigned shift);
 
 /* Removes it again, or any part of it; every block in that part must be gone.
  * Fails:   false when what is left behind it needs a record of its own and there is no memory for that; nothing changes then.

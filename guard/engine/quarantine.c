@@ -4,7 +4,8 @@
 /* The smallest dressed block and its entry: so many bytes of budget are used up by one block at the least. */
 #define MOAT_SMALLEST_HELD_BYTES 80u
 
-void moat_quarantine_init(struct moat_quarantine *quarantine, size_t budget_bytes, size_t least_bytes, const struct moat_source *memory) {
+void moat_quarantine_init(struct moat_quarantine *quarantine, size_t budget_bytes, size_t least_bytes,
+                          const struct moat_source *memory) {
     *quarantine = (struct moat_quarantine){.budget_bytes = budget_bytes};
     if (budget_bytes == 0 || memory == NULL) {
         return;

@@ -29,19 +29,21 @@ struct moat_quarantine {
 };
 
 /* Prepares a quarantine; the ring is as large as blocks of least_bytes need to fill the budget, or as large as can be had. */
-void moat_quarantine_init(struct moat_quarantine *quarantine, size_t budget_bytes, size_t least_bytes, const struct moat_source *memory);
+void moat_quarantine_init(struct moat_quarantine *quarantine, size_t budget_bytes, size_t least_bytes,
+                          const struct moat_source *memory);
 
 /* Whether the oldest must leave before a block of this footprint may enter. */
 static inline bool moat_quarantine_over(const struct moat_quarantine *quarantine, size_t more_bytes) {
-    return quarantine->count != 0 &&
-           (quarantine->held_bytes + more_bytes > quarantine->budget_bytes || quarantine->count == quarantine->capacity);
+    return quarantine->count != 0 && (quarantine->held_bytes + more_bytes > quarantine->budget_bytes ||
+                                      quarantine->count == quarantine->capacity);
 }
 
 static inline size_t moat_quarantine_bytes(const struct moat_quarantine_entry *entry) {
     return ((size_t)entry->footprint << MOAT_FOOTPRINT_SHIFT) + sizeof *entry;
 }
 
-static inline struct moat_quarantine_entry moat_quarantine_entry_make(uintptr_t user, uint64_t event, size_t footprint_bytes) {
+static inline struct moat_quarantine_entry moat_quarantine_entry_make(uintptr_t user, uint64_t event,
+                                                                      size_t footprint_bytes) {
     uint64_t granules = footprint_bytes >> MOAT_FOOTPRINT_SHIFT;
     struct moat_quarantine_entry entry = {.user = user};
     entry.event = event & ((UINT64_C(1) << 40) - 1);

@@ -32,7 +32,7 @@ static bool fault_diagnose(uintptr_t address, struct moat_finding *finding) {
         finding->block = moat_guard_facts(&shard->guard, user, &lost);
         finding->header_lost = lost;
         finding->first = finding->last = (int64_t)(address - user);
-        finding->kind = record->detached  ? MOAT_HEAP_USE_AFTER_FREE
+        finding->kind = record->detached ? MOAT_HEAP_USE_AFTER_FREE
                         : address < user ? MOAT_HEAP_BUFFER_UNDERFLOW
                                          : MOAT_HEAP_BUFFER_OVERFLOW;
     }

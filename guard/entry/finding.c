@@ -100,8 +100,8 @@ void moat_report_send(struct moat_report *report, bool wait_until_taken) {
     if (options->format == MOAT_FORMAT_JSON) {
         moat_report_json(report, moat_symtab_symboliser(), sink);
     } else {
-        bool colour = options->colour == MOAT_COLOUR_ALWAYS ||
-                      (options->colour == MOAT_COLOUR_AUTO && moat_output_is_terminal());
+        bool colour =
+            options->colour == MOAT_COLOUR_ALWAYS || (options->colour == MOAT_COLOUR_AUTO && moat_output_is_terminal());
         moat_report_text(report, moat_symtab_symboliser(), colour, sink);
     }
     text_flush();
@@ -182,7 +182,8 @@ static enum moat_report_stack telling_stack(const struct moat_finding *finding) 
     case MOAT_CORRUPTED_METADATA:
         return finding->block.allocation_stack != 0 ? MOAT_STACK_ALLOCATED : MOAT_STACK_FOUND;
     case MOAT_HEAP_USE_AFTER_FREE:
-        return finding->when != MOAT_WHEN_ACCESS && finding->block.free_stack != 0 ? MOAT_STACK_FREED : MOAT_STACK_FOUND;
+        return finding->when != MOAT_WHEN_ACCESS && finding->block.free_stack != 0 ? MOAT_STACK_FREED
+                                                                                   : MOAT_STACK_FOUND;
     default:
         return MOAT_STACK_FOUND;
     }
@@ -248,7 +249,8 @@ static bool is_corruption(const struct moat_finding *finding) {
 
 /* Whose the block is, where it is a guarded allocator's. */
 static void name_owner(struct moat_finding *finding) {
-    const struct moat_shard *owner = finding->block.address == 0 ? NULL : moat_shard_of((uintptr_t)finding->block.address);
+    const struct moat_shard *owner =
+        finding->block.address == 0 ? NULL : moat_shard_of((uintptr_t)finding->block.address);
     if (owner != NULL && owner->guarded != NULL && finding->owner[0] == '\0') {
         text_copy(finding->owner, sizeof finding->owner, owner->name);
     }
@@ -266,8 +268,8 @@ static void report_fill(struct moat_report *report, const struct moat_finding *f
         report->stacks[MOAT_STACK_FOUND].frames[0].exact = 1;
     }
     if (finding->address != 0 && finding->block.address == 0 && finding->place == MOAT_PLACE_UNKNOWN) {
-        report->finding.place = (uint8_t)moat_maps_classify((uintptr_t)finding->address, report->place_name,
-                                                            sizeof report->place_name);
+        report->finding.place =
+            (uint8_t)moat_maps_classify((uintptr_t)finding->address, report->place_name, sizeof report->place_name);
     }
     report->bug_id = bug_id(report);
 }

@@ -1,6 +1,6 @@
 /* The leak check at exit, first form: of a process with one thread. May include: process.h, the leak scan, the port. */
-#include "guard/entry/process.h"
 #include "guard/engine/leak.h"
+#include "guard/entry/process.h"
 #include "guard/port/linux/pages.h"
 #include "guard/port/linux/roots.h"
 
@@ -50,7 +50,8 @@ static bool exclusions(struct moat_range_list *list, const struct moat_source *m
     range_insert(ranges, &count, most, (struct moat_range){(uintptr_t)&moat_process, sizeof moat_process});
     const struct moat_shard *guarded = atomic_load(&moat_process.guarded);
     for (; guarded != NULL; guarded = guarded->next) {
-        const struct moat_span *span = guarded->ready && !guarded->rewinds ? moat_map_next(&moat_process.map, &guarded->guard, 0) : NULL;
+        const struct moat_span *span =
+            guarded->ready && !guarded->rewinds ? moat_map_next(&moat_process.map, &guarded->guard, 0) : NULL;
         for (; span != NULL; span = moat_map_next(&moat_process.map, &guarded->guard, moat_span_end(span))) {
             range_insert(ranges, &count, most, (struct moat_range){moat_span_start(span), moat_span_size(span)});
         }
@@ -105,7 +106,8 @@ void moat_leak_check(struct moat_summary *summary, char *note, size_t note_bytes
     size_t threads = moat_thread_count();
     if (threads != 1) {
         summary->leak_outcome = MOAT_LEAKS_COULD_NOT_RUN;
-        snprintf(note, note_bytes, threads == 0 ? "threads cannot be counted" : "%zu other threads are running", threads - 1);
+        snprintf(note, note_bytes, threads == 0 ? "threads cannot be counted" : "%zu other threads are running",
+                 threads - 1);
         return;
     }
     scan = (struct moat_leak_scan){.memory = moat_pages_source(), .since = moat_process.fork_sequence};

@@ -7,9 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* The alignment of malloc's blocks comes from the layout: no need to ask for it. */
-#define MOAT_ANY_ALIGNMENT 1u
-
 static void *allocate(size_t size_bytes, size_t alignment, unsigned family, bool zero, uintptr_t caller) {
     struct moat_request request = {
         .size_bytes = size_bytes, .alignment = alignment, .family = (uint8_t)family, .zero = zero, .caller = caller};
@@ -90,21 +87,23 @@ static int allocate_posix(void **result, size_t alignment, size_t size_bytes, ui
 /* ---- exported ---------------------------------------------------------------------------------------------------------- */
 
 /* The linker's aliases would share one symbol's address; separate functions keep each caller's own return address. */
-#define MOAT_FAMILY_OF_NAMES(prefix)                                                                           \
-    MOAT_EXPORT void *prefix##malloc(size_t size_bytes) {                                                               \
-        return allocate(size_bytes, MOAT_ANY_ALIGNMENT, MOAT_FAMILY_MALLOC, false, MOAT_CALLER);                        \
+#define MOAT_FAMILY_OF_NAMES(prefix)                                                                                   \
+    MOAT_EXPORT void *prefix##malloc(size_t size_bytes) {                                                              \
+        return allocate(size_bytes, MOAT_ANY_ALIGNMENT, MOAT_FAMILY_MALLOC, false, MOAT_CALLER);                       \
     }                                                                                                                  \
     MOAT_EXPORT void prefix##free(void *block) {                                                                       \
         moat_block_free(block, MOAT_FAMILY_MALLOC, MOAT_CLAIMED_NOTHING, MOAT_CALLER);                                 \
     }                                                                                                                  \
-    MOAT_EXPORT void *prefix##calloc(size_t count, size_t size_bytes) {                                                 \
+    MOAT_EXPORT void *prefix##calloc(size_t count, size_t size_bytes) {                                                \
         return allocate_array(count, size_bytes, MOAT_CALLER);                                                         \
     }                                                                                                                  \
-    MOAT_EXPORT void *prefix##realloc(void *block, size_t size_bytes) { return resize(block, size_bytes, MOAT_CALLER); } \
-    MOAT_EXPORT void *prefix##memalign(size_t alignment, size_t size_bytes) {                                           \
-        return allocate_aligned(alignment, size_bytes, MOAT_CALLER);                                                    \
+    MOAT_EXPORT void *prefix##realloc(void *block, size_t size_bytes) {                                                \
+        return resize(block, size_bytes, MOAT_CALLER);                                                                 \
     }                                                                                                                  \
-    MOAT_EXPORT void *prefix##valloc(size_t size_bytes) { return allocate_pages(size_bytes, false, MOAT_CALLER); }       \
+    MOAT_EXPORT void *prefix##memalign(size_t alignment, size_t size_bytes) {                                          \
+        return allocate_aligned(alignment, size_bytes, MOAT_CALLER);                                                   \
+    }                                                                                                                  \
+    MOAT_EXPORT void *prefix##valloc(size_t size_bytes) { return allocate_pages(size_bytes, false, MOAT_CALLER); }     \
     MOAT_EXPORT void *prefix##pvalloc(size_t size_bytes) { return allocate_pages(size_bytes, true, MOAT_CALLER); }
 
 void *__libc_malloc(size_t size_bytes);
@@ -142,9 +141,7 @@ MOAT_EXPORT int __posix_memalign(void **result, size_t alignment, size_t size_by
     return allocate_posix(result, alignment, size_bytes, MOAT_CALLER);
 }
 
-MOAT_EXPORT void cfree(void *block) {
-    moat_block_free(block, MOAT_FAMILY_MALLOC, MOAT_CLAIMED_NOTHING, MOAT_CALLER);
-}
+MOAT_EXPORT void cfree(void *block) { moat_block_free(block, MOAT_FAMILY_MALLOC, MOAT_CLAIMED_NOTHING, MOAT_CALLER); }
 
 MOAT_EXPORT void __libc_cfree(void *block) {
     moat_block_free(block, MOAT_FAMILY_MALLOC, MOAT_CLAIMED_NOTHING, MOAT_CALLER);

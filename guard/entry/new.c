@@ -15,8 +15,6 @@
 #define Z "j"
 #endif
 
-#define MOAT_NATURAL 1u
-
 typedef void handler(void);
 extern handler *weak_get_new_handler(void) __asm__("_ZSt15get_new_handlerv") __attribute__((weak));
 extern void weak_throw_bad_alloc(void) __asm__("_ZSt17__throw_bad_allocv") __attribute__((weak));
@@ -65,7 +63,8 @@ static void throw_bad_alloc(void) {
 }
 
 static void *allocate(size_t size_bytes, size_t alignment, unsigned family, uintptr_t caller) {
-    struct moat_request request = {.size_bytes = size_bytes, .alignment = alignment, .family = (uint8_t)family, .caller = caller};
+    struct moat_request request = {
+        .size_bytes = size_bytes, .alignment = alignment, .family = (uint8_t)family, .caller = caller};
     return moat_block_allocate(&request);
 }
 
@@ -81,14 +80,15 @@ static void *allocate_or_throw(size_t size_bytes, size_t alignment, unsigned fam
 
 /* The nothrow forms: a handler that throws means NULL, and only C++ can catch. The library's own nothrow form does: it calls the
  * throwing operator, which is ours again, and catches. Without it, memory that is out stays out. */
-static __attribute__((noinline, cold)) void *allocate_failed(size_t size_bytes, const void *tag, const char *library_form) {
+static __attribute__((noinline, cold)) void *allocate_failed(size_t size_bytes, const void *tag,
+                                                             const char *library_form) {
     void *(*form)(size_t size, const void *nothrow);
     *(void **)&form = dlsym == NULL ? NULL : dlsym(RTLD_NEXT, library_form);
     return form == NULL ? NULL : form(size_bytes, tag);
 }
 
-static __attribute__((noinline, cold)) void *allocate_aligned_failed(size_t size_bytes, size_t alignment, const void *tag,
-                                                                     const char *library_form) {
+static __attribute__((noinline, cold)) void *allocate_aligned_failed(size_t size_bytes, size_t alignment,
+                                                                     const void *tag, const char *library_form) {
     void *(*form)(size_t size, size_t align, const void *nothrow);
     *(void **)&form = dlsym == NULL ? NULL : dlsym(RTLD_NEXT, library_form);
     return form == NULL ? NULL : form(size_bytes, alignment, tag);
@@ -97,40 +97,43 @@ static __attribute__((noinline, cold)) void *allocate_aligned_failed(size_t size
 /* ---- exported ---------------------------------------------------------------------------------------------------------- */
 
 #define MOAT_OPERATORS(name, new_letters, delete_letters, family, aligned_family)                                      \
-    MOAT_EXPORT void *name##_new(size_t size_bytes) __asm__("_Z" new_letters Z);                                        \
-    MOAT_EXPORT void *name##_new_nothrow(size_t size_bytes, const void *tag) __asm__("_Z" new_letters Z "RKSt9nothrow_t"); \
-    MOAT_EXPORT void *name##_new_aligned(size_t size_bytes, size_t alignment) __asm__("_Z" new_letters Z                \
-                                                                                      "St11align_val_t");              \
-    MOAT_EXPORT void *name##_new_aligned_nothrow(size_t size_bytes, size_t alignment, const void *tag)                  \
-        __asm__("_Z" new_letters Z "St11align_val_tRKSt9nothrow_t");                                                   \
+    MOAT_EXPORT void *name##_new(size_t size_bytes) __asm__("_Z" new_letters Z);                                       \
+    MOAT_EXPORT void *name##_new_nothrow(size_t size_bytes,                                                            \
+                                         const void *tag) __asm__("_Z" new_letters Z "RKSt9nothrow_t");                \
+    MOAT_EXPORT void *name##_new_aligned(size_t size_bytes,                                                            \
+                                         size_t alignment) __asm__("_Z" new_letters Z "St11align_val_t");              \
+    MOAT_EXPORT void *name##_new_aligned_nothrow(size_t size_bytes, size_t alignment, const void *tag) __asm__(        \
+        "_Z" new_letters Z "St11align_val_tRKSt9nothrow_t");                                                           \
     MOAT_EXPORT void name##_delete(void *block) __asm__("_Z" delete_letters "Pv");                                     \
-    MOAT_EXPORT void name##_delete_sized(void *block, size_t size_bytes) __asm__("_Z" delete_letters "Pv" Z);           \
-    MOAT_EXPORT void name##_delete_nothrow(void *block, const void *tag) __asm__("_Z" delete_letters                   \
-                                                                                 "PvRKSt9nothrow_t");                  \
-    MOAT_EXPORT void name##_delete_aligned(void *block, size_t alignment) __asm__("_Z" delete_letters                  \
-                                                                                  "PvSt11align_val_t");                \
-    MOAT_EXPORT void name##_delete_sized_aligned(void *block, size_t size_bytes, size_t alignment)                      \
-        __asm__("_Z" delete_letters "Pv" Z "St11align_val_t");                                                         \
-    MOAT_EXPORT void name##_delete_aligned_nothrow(void *block, size_t alignment, const void *tag)                     \
-        __asm__("_Z" delete_letters "PvSt11align_val_tRKSt9nothrow_t");                                                \
+    MOAT_EXPORT void name##_delete_sized(void *block, size_t size_bytes) __asm__("_Z" delete_letters "Pv" Z);          \
+    MOAT_EXPORT void name##_delete_nothrow(void *block,                                                                \
+                                           const void *tag) __asm__("_Z" delete_letters "PvRKSt9nothrow_t");           \
+    MOAT_EXPORT void name##_delete_aligned(void *block,                                                                \
+                                           size_t alignment) __asm__("_Z" delete_letters "PvSt11align_val_t");         \
+    MOAT_EXPORT void name##_delete_sized_aligned(void *block, size_t size_bytes, size_t alignment) __asm__(            \
+        "_Z" delete_letters "Pv" Z "St11align_val_t");                                                                 \
+    MOAT_EXPORT void name##_delete_aligned_nothrow(void *block, size_t alignment, const void *tag) __asm__(            \
+        "_Z" delete_letters "PvSt11align_val_tRKSt9nothrow_t");                                                        \
                                                                                                                        \
-    void *name##_new(size_t size_bytes) { return allocate_or_throw(size_bytes, MOAT_NATURAL, family, MOAT_CALLER); }     \
-    void *name##_new_nothrow(size_t size_bytes, const void *tag) {                                                      \
-        void *block = allocate(size_bytes, MOAT_NATURAL, family, MOAT_CALLER);                                          \
-        return block != NULL ? block : allocate_failed(size_bytes, tag, "_Z" new_letters Z "RKSt9nothrow_t");           \
+    void *name##_new(size_t size_bytes) {                                                                              \
+        return allocate_or_throw(size_bytes, MOAT_ANY_ALIGNMENT, family, MOAT_CALLER);                                 \
     }                                                                                                                  \
-    void *name##_new_aligned(size_t size_bytes, size_t alignment) {                                                     \
-        return allocate_or_throw(size_bytes, alignment, aligned_family, MOAT_CALLER);                                   \
+    void *name##_new_nothrow(size_t size_bytes, const void *tag) {                                                     \
+        void *block = allocate(size_bytes, MOAT_ANY_ALIGNMENT, family, MOAT_CALLER);                                   \
+        return block != NULL ? block : allocate_failed(size_bytes, tag, "_Z" new_letters Z "RKSt9nothrow_t");          \
     }                                                                                                                  \
-    void *name##_new_aligned_nothrow(size_t size_bytes, size_t alignment, const void *tag) {                            \
-        void *block = allocate(size_bytes, alignment, aligned_family, MOAT_CALLER);                                     \
+    void *name##_new_aligned(size_t size_bytes, size_t alignment) {                                                    \
+        return allocate_or_throw(size_bytes, alignment, aligned_family, MOAT_CALLER);                                  \
+    }                                                                                                                  \
+    void *name##_new_aligned_nothrow(size_t size_bytes, size_t alignment, const void *tag) {                           \
+        void *block = allocate(size_bytes, alignment, aligned_family, MOAT_CALLER);                                    \
         return block != NULL ? block                                                                                   \
-                             : allocate_aligned_failed(size_bytes, alignment, tag,                                      \
+                             : allocate_aligned_failed(size_bytes, alignment, tag,                                     \
                                                        "_Z" new_letters Z "St11align_val_tRKSt9nothrow_t");            \
     }                                                                                                                  \
     void name##_delete(void *block) { moat_block_free(block, family, MOAT_CLAIMED_NOTHING, MOAT_CALLER); }             \
-    void name##_delete_sized(void *block, size_t size_bytes) {                                                          \
-        moat_block_free(block, family, (struct moat_claimed){size_bytes, 0}, MOAT_CALLER);                              \
+    void name##_delete_sized(void *block, size_t size_bytes) {                                                         \
+        moat_block_free(block, family, (struct moat_claimed){size_bytes, 0}, MOAT_CALLER);                             \
     }                                                                                                                  \
     void name##_delete_nothrow(void *block, const void *tag) {                                                         \
         (void)tag;                                                                                                     \
@@ -139,8 +142,8 @@ static __attribute__((noinline, cold)) void *allocate_aligned_failed(size_t size
     void name##_delete_aligned(void *block, size_t alignment) {                                                        \
         moat_block_free(block, aligned_family, (struct moat_claimed){SIZE_MAX, alignment}, MOAT_CALLER);               \
     }                                                                                                                  \
-    void name##_delete_sized_aligned(void *block, size_t size_bytes, size_t alignment) {                                \
-        moat_block_free(block, aligned_family, (struct moat_claimed){size_bytes, alignment}, MOAT_CALLER);              \
+    void name##_delete_sized_aligned(void *block, size_t size_bytes, size_t alignment) {                               \
+        moat_block_free(block, aligned_family, (struct moat_claimed){size_bytes, alignment}, MOAT_CALLER);             \
     }                                                                                                                  \
     void name##_delete_aligned_nothrow(void *block, size_t alignment, const void *tag) {                               \
         (void)tag;                                                                                                     \

@@ -26,6 +26,8 @@
 /* Allocation numbers a thread takes from the process's counter at a time. */
 #define MOAT_SEQUENCE_BATCH 64u
 #define MOAT_HEAP_CHUNK_BYTES ((size_t)4 << 20)
+/* What malloc must align to where no alignment is asked for, and 1 where every block of the heap is aligned so anyway. */
+#define MOAT_ANY_ALIGNMENT (MOAT_HEAP_ALIGNMENT_BYTES >= _Alignof(max_align_t) ? 1 : _Alignof(max_align_t))
 
 /* What is visible outside the library. Everything else is hidden. */
 #define MOAT_EXPORT __attribute__((visibility("default")))
@@ -36,12 +38,12 @@
 struct moat_shard {
     struct moat_lock lock;
     bool ready;
-    bool rewinds;                /* a guarded allocator whose blocks are not freed singly */
-    struct moat_shard *guarded;  /* itself, for a guarded allocator of the program's own; NULL for malloc's shards */
-    const char *name;            /* of the guarded allocator */
-    struct moat_shard *next;     /* in the list of guarded allocators */
-    _Atomic(bool) taken;         /* a guarded allocator uses it; otherwise the next one may */
-    bool refused_memory;         /* memory did not leave because of damage that is still to be reported */
+    bool rewinds;               /* a guarded allocator whose blocks are not freed singly */
+    struct moat_shard *guarded; /* itself, for a guarded allocator of the program's own; NULL for malloc's shards */
+    const char *name;           /* of the guarded allocator */
+    struct moat_shard *next;    /* in the list of guarded allocators */
+    _Atomic(bool) taken;        /* a guarded allocator uses it; otherwise the next one may */
+    bool refused_memory;        /* memory did not leave because of damage that is still to be reported */
     struct moat_guard_config config; /* a guarded allocator's own */
     struct moat_guard guard;
     union {
@@ -78,7 +80,7 @@ struct moat_bug {
 /* What writing reports needs, so that it need not allocate. One report at a time, under its lock. */
 struct moat_reporting {
     struct moat_lock lock;
-    _Atomic(pid_t) holder; /* thread id, so that a fault inside a report is seen as such */
+    _Atomic(pid_t) holder;                       /* thread id, so that a fault inside a report is seen as such */
     uint16_t module_of[MOAT_REPORT_MODULES_MAX]; /* process-wide indices of the report's modules */
     struct moat_report report;
     struct moat_bug bugs[MOAT_BUGS_MAX];
@@ -103,22 +105,22 @@ struct moat_process {
     struct moat_shard large;
     _Atomic(struct moat_shard *) guarded; /* a list that only grows, under the large lock; closed ones are not ready */
     unsigned shard_count;
-    _Atomic(uint64_t) sequence;      /* the next allocation number to give out */
-    uint64_t fork_sequence;          /* blocks from this number on are this process's own, not inherited */
-    _Atomic(uint32_t) thread_count;  /* threads that ever had a slot */
+    _Atomic(uint64_t) sequence;     /* the next allocation number to give out */
+    uint64_t fork_sequence;         /* blocks from this number on are this process's own, not inherited */
+    _Atomic(uint32_t) thread_count; /* threads that ever had a slot */
     struct moat_lock thread_lock;
     struct moat_thread *free_threads;
-    struct moat_thread spare;        /* for threads that can have no slot: their calls are served without stacks */
+    struct moat_thread spare; /* for threads that can have no slot: their calls are served without stacks */
     pid_t pid;
-    _Atomic(bool) dying;             /* a fatal report was written; end as soon as possible */
-    _Atomic(uint64_t) findings;      /* printed */
+    _Atomic(bool) dying;        /* a fatal report was written; end as soon as possible */
+    _Atomic(uint64_t) findings; /* printed */
     _Atomic(uint64_t) repeats;
     _Atomic(uint64_t) suppressed;
     _Atomic(uint64_t) own_bytes; /* mapped for Moat's own tables */
     _Atomic(bool) budget_met;
-    _Atomic(uint64_t) failable;  /* allocations that failure injection has counted */
-    bool failing;                /* failure injection is on */
-    bool started;                /* main is about to run, or runs */
+    _Atomic(uint64_t) failable; /* allocations that failure injection has counted */
+    bool failing;               /* failure injection is on */
+    bool started;               /* main is about to run, or runs */
     bool has_suppressions;
     struct moat_reporting reporting;
 };

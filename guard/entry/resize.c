@@ -10,7 +10,7 @@ static MOAT_COLD void *resize_refused(struct moat_shard *shard, void *user, size
     bool lost = true;
     struct moat_block_facts facts = {.size_bytes = 0};
     struct moat_request request = {
-        .size_bytes = size_bytes, .alignment = 1, .family = MOAT_FAMILY_MALLOC, .caller = caller};
+        .size_bytes = size_bytes, .alignment = MOAT_ANY_ALIGNMENT, .family = MOAT_FAMILY_MALLOC, .caller = caller};
     moat_lock_take(&shard->lock);
     bool mismatch = moat_guard_diagnose_call(&shard->guard, user, call, &findings);
     bool stranger = !mismatch && findings.count != 0 &&
@@ -39,7 +39,7 @@ static MOAT_COLD void *resize_refused(struct moat_shard *shard, void *user, size
 static MOAT_COLD void *resize_mixed(void *user, size_t size_bytes, struct moat_thread *self,
                                     const struct moat_call *call, uintptr_t caller) {
     struct moat_request request = {
-        .size_bytes = size_bytes, .alignment = 1, .family = MOAT_FAMILY_MALLOC, .caller = caller};
+        .size_bytes = size_bytes, .alignment = MOAT_ANY_ALIGNMENT, .family = MOAT_FAMILY_MALLOC, .caller = caller};
     size_t old_bytes = moat_block_size(user);
     void *moved = moat_block_allocate_now(&request);
     if (moved != NULL) {
@@ -76,7 +76,7 @@ void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
         return resize_refused(shard, user, size_bytes, &call, caller);
     }
     struct moat_request request = {
-        .size_bytes = size_bytes, .alignment = 1, .family = MOAT_FAMILY_MALLOC, .caller = caller};
+        .size_bytes = size_bytes, .alignment = MOAT_ANY_ALIGNMENT, .family = MOAT_FAMILY_MALLOC, .caller = caller};
     void *moved = moat_block_allocate_now(&request);
     if (moved == NULL) {
         return NULL;

@@ -53,10 +53,8 @@ static struct moat_span *map_next(const void *context, const struct moat_guard *
 
 static void *page_reserve(size_t size_bytes, size_t alignment) { return moat_pages_reserve(size_bytes, alignment); }
 
-static struct moat_page_operations page_operations = {.reserve = page_reserve,
-                                                      .commit = moat_pages_commit,
-                                                      .conceal = moat_pages_conceal,
-                                                      .release = moat_pages_unmap};
+static struct moat_page_operations page_operations = {
+    .reserve = page_reserve, .commit = moat_pages_commit, .conceal = moat_pages_conceal, .release = moat_pages_unmap};
 
 void moat_shards_init(void) {
     struct moat_shard *large = &moat_process.large;
@@ -91,7 +89,8 @@ bool moat_shard_open(struct moat_shard *shard) {
         return false;
     }
     struct moat_locator locator = {map_find, map_next, &moat_process.map};
-    moat_guard_init(&shard->guard, &moat_process.config, moat_heap_backend(), shard->heap, locator, moat_tune_spare_memory());
+    moat_guard_init(&shard->guard, &moat_process.config, moat_heap_backend(), shard->heap, locator,
+                    moat_tune_spare_memory());
     moat_tune_limit_quarantine(&shard->guard);
     shard->ready = true;
     return true;

@@ -1,11 +1,11 @@
 /* How a process comes under Moat: first allocation, options, constructor. May include: process.h, the port, POSIX headers. */
 #define _GNU_SOURCE 1 /* environ */
 #include "guard/entry/process.h"
+#include "guard/port/linux/module.h"
 #include "guard/port/linux/output.h"
 #include "guard/port/linux/pages.h"
 #include "guard/port/linux/random.h"
 #include "guard/port/linux/unwind.h"
-#include "guard/port/linux/module.h"
 #include "moat.h"
 
 #include <elf.h>
@@ -86,7 +86,7 @@ static void options_read(char *const *environment) {
 static void config_fill(void) {
     const struct moat_options *options = &moat_process.options;
     unsigned processors = processor_count();
-    moat_process.shard_count = options->shards != 0 ? (unsigned)options->shards
+    moat_process.shard_count = options->shards != 0                ? (unsigned)options->shards
                                : processors < MOAT_SHARDS_AUTO_MAX ? processors
                                                                    : MOAT_SHARDS_AUTO_MAX;
     moat_process.config = (struct moat_guard_config){
@@ -151,7 +151,8 @@ static void files_open(void) {
     }
 }
 
-__attribute__((constructor(101))) static void start_constructor(int argument_count, char **arguments, char **environment) {
+__attribute__((constructor(101))) static void start_constructor(int argument_count, char **arguments,
+                                                                char **environment) {
     (void)argument_count;
     (void)arguments;
     int error = errno;

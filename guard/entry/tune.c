@@ -32,12 +32,15 @@ bool moat_tune_fails(void) {
 
 /* ---- budget -------------------------------------------------------------------------------------------------------------- */
 
-static uint64_t own_add(uint64_t bytes) { return atomic_fetch_add_explicit(&moat_process.own_bytes, bytes, memory_order_relaxed) + bytes; }
+static uint64_t own_add(uint64_t bytes) {
+    return atomic_fetch_add_explicit(&moat_process.own_bytes, bytes, memory_order_relaxed) + bytes;
+}
 
 static void *counted_acquire(void *limited, size_t size_bytes, size_t *got_bytes) {
     const struct moat_source *pages = moat_pages_source();
     uint64_t budget = moat_process.options.budget;
-    if (limited != NULL && budget != 0 && atomic_load_explicit(&moat_process.own_bytes, memory_order_relaxed) + size_bytes > budget) {
+    if (limited != NULL && budget != 0 &&
+        atomic_load_explicit(&moat_process.own_bytes, memory_order_relaxed) + size_bytes > budget) {
         atomic_store_explicit(&moat_process.budget_met, true, memory_order_relaxed);
         return NULL;
     }
