@@ -134,7 +134,7 @@ void *moat_block_allocate_from(struct moat_shard *shard, const struct moat_reque
     return user;
 }
 
-void *moat_block_allocate(const struct moat_request *request) {
+void *moat_block_allocate_plainly(const struct moat_request *request) {
     if (moat_block_is_injected(moat_thread_self())) {
         return moat_block_injected(request->size_bytes, request->alignment, request->family, MOAT_WHEN_CALL, NULL,
                                    request->caller);
@@ -151,7 +151,8 @@ void *moat_block_allocate_now(const struct moat_request *request) {
     struct moat_call call = moat_block_call_make(self, sequence_next(self), stack, request->family, MOAT_WHEN_CALL);
     struct moat_shard *shard = self->shard;
     void *user = NULL;
-    bool large = request->size_bytes + request->alignment >= moat_process.options.large;
+    bool large = request->size_bytes + request->alignment >= moat_process.options.large &&
+                 !moat_nested_is_held(self, &moat_process.large);
     if (__builtin_expect(large, 0)) {
         shard = &moat_process.large;
         user = take_from(shard, request, &call);
@@ -163,7 +164,7 @@ void *moat_block_allocate_now(const struct moat_request *request) {
     }
     if (__builtin_expect(user == NULL, 0)) {
         int error = errno;
-        user = take_hard(shard, request, &call);
+        user = moat_nested_is(self) ? NULL : take_hard(shard, request, &call);
         if (user == NULL) {
             return out_of_memory(request, &call, NULL);
         }

@@ -42,6 +42,7 @@ static int last_check(int status, bool whole) {
         return status; /* reported already, or a vfork child in its parent's memory */
     }
     atomic_store(&moat_process.stage, MOAT_STAGE_ENDING);
+    moat_nested_settle();
     if (options->exit_check) {
         moat_block_sweep(MOAT_WHEN_EXIT, MOAT_CALLER, !whole, &corrupt);
     }

@@ -302,7 +302,9 @@ bool moat_finding_print(const struct moat_finding *finding) {
     struct moat_finding told = report->finding;
     moat_report_end();
     self->shielded--;
+    unsigned inside = moat_nested_leave(self);
     moat_on_finding(&told);
+    moat_nested_return(self, inside);
     errno = error;
     return corruption;
 }
@@ -311,6 +313,7 @@ void moat_finding_act(void) {
     switch (moat_process.options.on_error) {
     case MOAT_ON_ERROR_ABORT:
         atomic_store(&moat_process.dying, true);
+        moat_nested_leave(moat_thread_self()); /* the program may have a handler for it */
         abort();
     case MOAT_ON_ERROR_EXIT:
         atomic_store(&moat_process.dying, true);

@@ -221,7 +221,7 @@ void moat_block_free_as(void *user, struct moat_thread *self, uint32_t stack, un
     }
 }
 
-void moat_block_free(void *user, unsigned family, struct moat_claimed claimed, uintptr_t caller) {
+void moat_block_free_plainly(void *user, unsigned family, struct moat_claimed claimed, uintptr_t caller) {
     if (user == NULL) {
         return;
     }

@@ -23,6 +23,8 @@
 
 #define MOAT_SHARDS_MAX 64u
 #define MOAT_SHARDS_AUTO_MAX 8u
+/* Where a signal interrupted a call that holds one shard's lock, its handler is served by another. */
+#define MOAT_SHARDS_AUTO_LEAST 2u
 /* Allocation numbers a thread takes from the process's counter at a time. */
 #define MOAT_SEQUENCE_BATCH 64u
 #define MOAT_HEAP_CHUNK_BYTES ((size_t)4 << 20)
@@ -53,12 +55,22 @@ struct moat_shard {
     struct moat_source source; /* where the heap grows: maps memory and tells the block map */
 } __attribute__((aligned(64)));
 
+/* Frees that can wait; the blocks of more than that are never given back. */
+#define MOAT_DEFERRED_MAX 64u
+
+struct moat_deferred {
+    void *user;
+    uintptr_t caller;
+    unsigned family;
+};
+
 /* What a thread keeps between calls. Slots are mapped, never allocated, and reused after their thread ended. */
 struct moat_thread {
     struct moat_thread *next_free;
     struct moat_shard *shard;
     uint16_t number; /* from 1, in order of first allocation */
     pid_t tid;
+    unsigned inside;   /* calls of the allocator under way in this thread; more than one: nested.c */
     unsigned shielded; /* > 0: inside Moat's own work: no stacks, no findings from here */
     uint64_t sequence_next;
     uint64_t sequence_end;
@@ -67,6 +79,9 @@ struct moat_thread {
     uint64_t ids_walk;
     uint32_t ids[MOAT_WALK_FRAMES_MAX];
     struct moat_walk_memory walk;
+    /* Frees that had to wait, since the call that a signal interrupted holds the lock. */
+    unsigned deferred_count;
+    struct moat_deferred deferred[MOAT_DEFERRED_MAX];
 };
 
 /* How many different bugs a process tells apart; further ones are printed each time. */
@@ -197,8 +212,12 @@ struct moat_request {
     uintptr_t caller;
 };
 
+/* ---- nested.c: the same for all callers, from signal handlers too, over those named plainly ------------------------------ */
+
 /* NULL with errno ENOMEM when there is none. */
 void *moat_block_allocate(const struct moat_request *request);
+
+void *moat_block_allocate_plainly(const struct moat_request *request);
 
 /* What sized and aligned forms of free say of the block; SIZE_MAX and 0: nothing. */
 struct moat_claimed {
@@ -224,15 +243,39 @@ void moat_block_report(const struct moat_findings *findings);
 
 /* errno is kept. NULL is fine. */
 void moat_block_free(void *user, unsigned family, struct moat_claimed claimed, uintptr_t caller);
+void moat_block_free_plainly(void *user, unsigned family, struct moat_claimed claimed, uintptr_t caller);
 
 /* realloc without its zero size convention: NULL with ENOMEM leaves the block as it was. */
 void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller);
+void *moat_block_resize_plainly(void *user, size_t size_bytes, uintptr_t caller);
 
 /* In place or not at all: true when the block now has that size. */
 bool moat_block_resize_in_place(void *user, size_t size_bytes, uintptr_t caller);
+bool moat_block_resize_in_place_plainly(void *user, size_t size_bytes, uintptr_t caller);
 
 /* The requested size of a live block; 0 for anything else. */
 size_t moat_block_size(const void *user);
+size_t moat_block_size_plainly(const void *user);
+
+/* Whether a signal interrupted the allocator in this thread, and the call at hand comes from the handler. */
+static inline bool moat_nested_is(const struct moat_thread *self) { return __builtin_expect(self->inside > 1, 0); }
+
+/* Whether the interrupted call may hold this shard's lock: then nobody will give it back before the handler returns. */
+static inline bool moat_nested_is_held(const struct moat_thread *self, struct moat_shard *shard) {
+    return moat_nested_is(self) && atomic_load_explicit(&shard->lock.state, memory_order_relaxed) != MOAT_LOCK_FREE;
+}
+
+/* Frees what handlers could not. Context: no lock held. */
+void moat_nested_settle(void);
+
+/* Runs the program's own code from within a call: the allocator is not inside it. Gives what moat_nested_return takes. */
+static inline unsigned moat_nested_leave(struct moat_thread *self) {
+    unsigned inside = self->inside;
+    self->inside = 0;
+    return inside;
+}
+
+static inline void moat_nested_return(struct moat_thread *self, unsigned inside) { self->inside = inside; }
 
 /* A finding for a call whose arguments cannot be right: sizes, alignments (only with report_failures) and errno is set to `error`. */
 void *moat_block_refuse(unsigned argument, uint64_t value0, uint64_t value1, int error, uintptr_t caller);

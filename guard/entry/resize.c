@@ -40,7 +40,7 @@ static MOAT_COLD void *resize_mixed(void *user, size_t size_bytes, struct moat_t
                                     const struct moat_call *call, uintptr_t caller) {
     struct moat_request request = {
         .size_bytes = size_bytes, .alignment = MOAT_ANY_ALIGNMENT, .family = MOAT_FAMILY_MALLOC, .caller = caller};
-    size_t old_bytes = moat_block_size(user);
+    size_t old_bytes = moat_block_size_plainly(user);
     void *moved = moat_block_allocate_now(&request);
     if (moved != NULL) {
         memcpy(moved, user, old_bytes < size_bytes ? old_bytes : size_bytes);
@@ -49,7 +49,7 @@ static MOAT_COLD void *resize_mixed(void *user, size_t size_bytes, struct moat_t
     return moved;
 }
 
-void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
+void *moat_block_resize_plainly(void *user, size_t size_bytes, uintptr_t caller) {
     struct moat_thread *self = moat_thread_self();
     if (size_bytes > PTRDIFF_MAX) {
         return moat_block_refuse(MOAT_ARGUMENT_SIZE, size_bytes, 0, ENOMEM, caller);
@@ -88,7 +88,7 @@ void *moat_block_resize(void *user, size_t size_bytes, uintptr_t caller) {
     return moved;
 }
 
-bool moat_block_resize_in_place(void *user, size_t size_bytes, uintptr_t caller) {
+bool moat_block_resize_in_place_plainly(void *user, size_t size_bytes, uintptr_t caller) {
     struct moat_thread *self = moat_thread_self();
     struct moat_call call = moat_block_call_make(self, moat_block_event(self), moat_stack_capture(self, caller),
                                                  MOAT_FAMILY_MALLOC, MOAT_WHEN_REALLOC);
@@ -101,7 +101,7 @@ bool moat_block_resize_in_place(void *user, size_t size_bytes, uintptr_t caller)
     return resized;
 }
 
-size_t moat_block_size(const void *user) {
+size_t moat_block_size_plainly(const void *user) {
     if (user == NULL || !moat_is_started()) {
         return 0;
     }

@@ -86,6 +86,7 @@ static void options_read(char *const *environment) {
 static void config_fill(void) {
     const struct moat_options *options = &moat_process.options;
     unsigned processors = processor_count();
+    processors = processors < MOAT_SHARDS_AUTO_LEAST ? MOAT_SHARDS_AUTO_LEAST : processors;
     moat_process.shard_count = options->shards != 0                ? (unsigned)options->shards
                                : processors < MOAT_SHARDS_AUTO_MAX ? processors
                                                                    : MOAT_SHARDS_AUTO_MAX;

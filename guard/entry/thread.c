@@ -68,6 +68,7 @@ struct moat_thread *moat_thread_enter(void) {
     self->number = (uint16_t)((number - 1) % UINT16_MAX + 1);
     self->next_free = NULL;
     self->shielded = 0;
+    self->inside = 0;
     self->sequence_next = self->sequence_end = 0;
     self->ids_end = 0;
     moat_walk_forget(&self->walk);

@@ -10,6 +10,7 @@
 
 #include <string.h>
 #include <sys/auxv.h>
+#include <signal.h>
 #include <sys/mman.h>
 
 enum { MOAT_PAGE_LEAST_BYTES = 4096 };
@@ -125,13 +126,27 @@ static bool moat_sys_protect(uintptr_t start, size_t bytes, int access) {
     return !moat_sys_failed(moat_syscall(SYS_mprotect, (long)start, (long)bytes, access, 0, 0, 0));
 }
 
+/* A signal whose handler allocates must not find the list locked by the very call that it interrupted. Next to the call that
+ * maps, two more cost little. */
+static void moat_list_lock(uint64_t *signals) {
+    const uint64_t all = ~UINT64_C(0);
+    (void)moat_syscall(SYS_rt_sigprocmask, SIG_BLOCK, (long)(uintptr_t)&all, (long)(uintptr_t)signals, sizeof all, 0, 0);
+    moat_lock_take(&own->lock);
+}
+
+static void moat_list_unlock(const uint64_t *signals) {
+    moat_lock_give(&own->lock);
+    (void)moat_syscall(SYS_rt_sigprocmask, SIG_SETMASK, (long)(uintptr_t)signals, 0, sizeof *signals, 0, 0);
+}
+
 /* Maps `bytes` (whole pages) at a multiple of `alignment`, and lists them. */
 static void *moat_pages_map_listed(size_t bytes, size_t alignment, int access, int flags) {
     size_t page = moat_pages_size();
     size_t spare = alignment > page ? alignment - page : 0;
     if (bytes == 0 || bytes > PTRDIFF_MAX - spare)
         return NULL;
-    moat_lock_take(&own->lock);
+    uint64_t signals;
+    moat_list_lock(&signals);
     uintptr_t start = (uintptr_t)moat_sys_map(NULL, bytes + spare, access, flags);
     if (start && spare) {
         uintptr_t aligned = (start + alignment - 1) & ~(uintptr_t)(alignment - 1);
@@ -144,7 +159,7 @@ static void *moat_pages_map_listed(size_t bytes, size_t alignment, int access, i
         (void)moat_sys_unmap(start, bytes);
         start = 0;
     }
-    moat_lock_give(&own->lock);
+    moat_list_unlock(&signals);
     return (void *)start;
 }
 
@@ -175,7 +190,8 @@ void moat_pages_discard(void *start, size_t size_bytes) {
 
 bool moat_pages_unmap(void *start, size_t size_bytes) {
     size_t bytes = moat_pages_round(size_bytes);
-    moat_lock_take(&own->lock);
+    uint64_t signals;
+    moat_list_lock(&signals);
     /* Off the list first, since that is what can fail without a trace; under the lock nobody else gets the addresses.
      */
     bool done = bytes != 0 && moat_range_remove((uintptr_t)start, bytes);
@@ -183,7 +199,7 @@ bool moat_pages_unmap(void *start, size_t size_bytes) {
         (void)moat_range_add((uintptr_t)start, bytes); /* fits: it was on the list a moment ago */
         done = false;
     }
-    moat_lock_give(&own->lock);
+    moat_list_unlock(&signals);
     return done;
 }
 
