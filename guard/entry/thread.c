@@ -3,6 +3,7 @@
 #include "guard/port/linux/pages.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,12 +16,20 @@ _Thread_local struct moat_thread *moat_thread_current;
 static pthread_key_t exit_key;
 static bool exit_key_made;
 
-/* A thread's last destructor round gives its slot back; if it allocates after that, it simply gets one again. */
+/* Rounds of destructors that this thread has seen; after the last one it has no slot any more. */
+static _Thread_local unsigned leaving_rounds;
+
+/* The last round of destructors gives a thread's slot back. Not the first: destructors free, and each would get another slot. What
+ * the C library itself frees after all of them is served without one, for nobody would tell us when to take that back. */
 static void thread_leave(void *slot) {
     struct moat_thread *self = slot;
     if (self != moat_thread_current || self == &moat_process.spare) {
         return;
     }
+    if (++leaving_rounds < PTHREAD_DESTRUCTOR_ITERATIONS && pthread_setspecific(exit_key, self) == 0) {
+        return;
+    }
+    leaving_rounds = PTHREAD_DESTRUCTOR_ITERATIONS;
     moat_thread_current = NULL;
     moat_lock_take(&moat_process.thread_lock);
     self->next_free = moat_process.free_threads;
@@ -56,6 +65,9 @@ static struct moat_thread *slot_take(void) {
 struct moat_thread *moat_thread_enter(void) {
     if (!moat_is_started()) {
         moat_start(NULL);
+    }
+    if (leaving_rounds >= PTHREAD_DESTRUCTOR_ITERATIONS) {
+        return &moat_process.spare;
     }
     moat_lock_take(&moat_process.thread_lock);
     struct moat_thread *self = slot_take();
