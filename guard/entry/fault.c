@@ -6,7 +6,12 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
+#include <unistd.h>
+
+/* How shells tell of a signal in a status. */
+#define MOAT_SIGNAL_STATUS 128
 
 static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
 
@@ -84,7 +89,9 @@ static void on_fatal_signal(int number, siginfo_t *info, void *context) {
         moat_block_sweep(MOAT_WHEN_CHECK, 0, true, &corrupt);
     }
     /* What would have happened without Moat: the instruction is tried again, abort raises again, a sent signal is sent again. */
-    signal(number, SIG_DFL);
+    if (signal(number, SIG_DFL) == SIG_ERR) {
+        syscall(SYS_exit_group, MOAT_SIGNAL_STATUS + number); /* in a sandbox that forbids it, it would come here for ever */
+    }
     if (!own && number != SIGABRT) {
         raise(number);
     }
