@@ -16,6 +16,8 @@ enum { MOAT_STANDARD_ERROR = 2, MOAT_OUTPUT_PATIENCE_MS = 2000, MOAT_OUTPUT_MODE
 /* The kernel's signal set: 64 signals, whatever the C library makes of it. */
 typedef uint64_t moat_kernel_signals;
 #define MOAT_SIGNAL_PIPE ((moat_kernel_signals)1 << (SIGPIPE - 1))
+/* The signals that a write raises: nobody reads the pipe, the file is at the process's limit. */
+#define MOAT_SIGNALS_OF_WRITE (MOAT_SIGNAL_PIPE | (moat_kernel_signals)1 << (SIGXFSZ - 1))
 
 static struct moat_output_state *const own = &moat_port_state.output;
 
@@ -25,22 +27,21 @@ static void moat_signals_set(int how, const moat_kernel_signals *set, moat_kerne
     (void)moat_syscall(SYS_rt_sigprocmask, how, (long)(uintptr_t)set, (long)(uintptr_t)old, sizeof *set, 0, 0);
 }
 
-static bool moat_signals_pipe_pending(void) {
+static moat_kernel_signals moat_signals_pending(void) {
     moat_kernel_signals pending = 0;
     (void)moat_syscall(SYS_rt_sigpending, (long)(uintptr_t)&pending, sizeof pending, 0, 0, 0, 0);
-    return (pending & MOAT_SIGNAL_PIPE) != 0;
+    return pending & MOAT_SIGNALS_OF_WRITE;
 }
 
-/* Takes the SIGPIPE away that a write of ours has just made pending. */
-static void moat_signals_take_pipe(void) {
-    const moat_kernel_signals pipe = MOAT_SIGNAL_PIPE;
+/* Takes the signal away that a write of ours has just made pending. */
+static void moat_signals_take(moat_kernel_signals made) {
     const long at_once[4] = {0, 0, 0, 0}; /* a timespec of zero, in either width */
 #ifdef SYS_rt_sigtimedwait
     const long number = SYS_rt_sigtimedwait;
 #else
     const long number = SYS_rt_sigtimedwait_time64;
 #endif
-    (void)moat_syscall(number, (long)(uintptr_t)&pipe, 0, (long)(uintptr_t)at_once, sizeof pipe, 0, 0);
+    (void)moat_syscall(number, (long)(uintptr_t)&made, 0, (long)(uintptr_t)at_once, sizeof made, 0, 0);
 }
 
 static int64_t moat_output_now_ms(void) {
@@ -86,13 +87,14 @@ static bool moat_output_push(long descriptor, const char *text, size_t length) {
 }
 
 bool moat_output_write_to(int descriptor, const char *text, size_t length_bytes) {
-    const moat_kernel_signals pipe = MOAT_SIGNAL_PIPE;
+    const moat_kernel_signals blocked = MOAT_SIGNALS_OF_WRITE;
     moat_kernel_signals old = 0;
-    moat_signals_set(SIG_BLOCK, &pipe, &old);
-    bool was_pending = moat_signals_pipe_pending();
+    moat_signals_set(SIG_BLOCK, &blocked, &old);
+    moat_kernel_signals before = moat_signals_pending();
     bool written = moat_output_push(descriptor, text, length_bytes);
-    if (!written && !was_pending && moat_signals_pipe_pending())
-        moat_signals_take_pipe();
+    moat_kernel_signals made = written ? 0 : moat_signals_pending() & ~before;
+    if (made)
+        moat_signals_take(made);
     moat_signals_set(SIG_SETMASK, &old, NULL);
     return written;
 }
