@@ -4,6 +4,7 @@
 #include "guard/port/linux/syscall.h"
 
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 bool moat_sys_read_at(long descriptor, void *to, size_t bytes, uint64_t offset) {
     unsigned char *next = to;
@@ -42,7 +43,7 @@ struct moat_file_identity moat_sys_identify(long descriptor) {
         struct stat old;
         int kept = errno;
         if (fstat((int)descriptor, &old) == 0) {
-            identity.device = (uint64_t)old.st_dev;
+            identity.device = ((uint64_t)major(old.st_dev) << 32) | minor(old.st_dev); /* to compare with the above */
             identity.inode = (uint64_t)old.st_ino;
             identity.size_bytes = (uint64_t)old.st_size;
             identity.known = true;
