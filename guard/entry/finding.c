@@ -283,6 +283,12 @@ bool moat_finding_print(const struct moat_finding *finding) {
         return false; /* found while this very thread reports */
     }
     self->shielded++;
+    if (moat_operators_fit(finding)) {
+        moat_report_end();
+        self->shielded--;
+        errno = error;
+        return false;
+    }
     report_fill(report, finding);
     if (moat_process.has_suppressions && moat_suppress_matches(report, moat_symtab_symboliser())) {
         atomic_fetch_add(&moat_process.suppressed, 1);

@@ -335,6 +335,11 @@ bool moat_suppress_load(const char *path, char *error, size_t error_bytes);
 /* Whether a suppression takes this report out. */
 bool moat_suppress_matches(const struct moat_report *report, const struct moat_symboliser *symboliser);
 
+/* ---- operators.c ------------------------------------------------------------------------------------------------------- */
+
+/* Whether a mismatch of families is none: a library's own operators stand between. Context: the report lock held. */
+bool moat_operators_fit(const struct moat_finding *finding);
+
 /* ---- beginnings and ends: exit.c, fault.c, fork.c, exec.c, leak.c --------------------------------------------------------------------- */
 
 void moat_exit_init(void);
