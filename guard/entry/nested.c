@@ -3,8 +3,8 @@
  * POSIX forbids them, yet programs make them and mostly get away with it, so a hang would be Moat's fault in their eyes. The
  * interrupted call may hold one shard's lock. A handler is therefore served by a shard whose lock is free, and a block whose
  * shard is locked is freed later. A handler that leaves by longjmp leaves `inside` too high, which costs nothing but this care. */
-#include "guard/entry/process.h"
 #include "guard/engine/layout.h"
+#include "guard/entry/process.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -48,7 +48,8 @@ static struct moat_shard *free_shard(const struct moat_thread *self) {
     return NULL;
 }
 
-static __attribute__((noinline, cold)) void *allocate_nested(struct moat_thread *self, const struct moat_request *request) {
+static __attribute__((noinline, cold)) void *allocate_nested(struct moat_thread *self,
+                                                             const struct moat_request *request) {
     struct moat_shard *home = self->shard;
     struct moat_shard *shard = free_shard(self);
     if (shard == NULL) {
@@ -61,7 +62,8 @@ static __attribute__((noinline, cold)) void *allocate_nested(struct moat_thread 
     return user;
 }
 
-static __attribute__((noinline, cold)) void defer(struct moat_thread *self, void *user, unsigned family, uintptr_t caller) {
+static __attribute__((noinline, cold)) void defer(struct moat_thread *self, void *user, unsigned family,
+                                                  uintptr_t caller) {
     if (self->deferred_count < MOAT_DEFERRED_MAX) {
         self->deferred[self->deferred_count++] = (struct moat_deferred){user, caller, family};
     }
@@ -80,7 +82,8 @@ static size_t size_unlocked(const void *user) {
 
 void *moat_block_allocate(const struct moat_request *request) {
     struct moat_thread *self = enter();
-    void *user = __builtin_expect(is_nested(self), 0) ? allocate_nested(self, request) : moat_block_allocate_plainly(request);
+    void *user =
+        __builtin_expect(is_nested(self), 0) ? allocate_nested(self, request) : moat_block_allocate_plainly(request);
     leave(self);
     return user;
 }
@@ -102,8 +105,10 @@ void moat_block_free(void *user, unsigned family, struct moat_claimed claimed, u
 }
 
 /* Moves a block whose shard is locked. */
-static __attribute__((noinline, cold)) void *resize_nested(struct moat_thread *self, void *user, size_t size_bytes, uintptr_t caller) {
-    struct moat_request request = {.size_bytes = size_bytes, .alignment = MOAT_ANY_ALIGNMENT, .family = MOAT_FAMILY_MALLOC, .caller = caller};
+static __attribute__((noinline, cold)) void *resize_nested(struct moat_thread *self, void *user, size_t size_bytes,
+                                                           uintptr_t caller) {
+    struct moat_request request = {
+        .size_bytes = size_bytes, .alignment = MOAT_ANY_ALIGNMENT, .family = MOAT_FAMILY_MALLOC, .caller = caller};
     size_t old_bytes = size_unlocked(user);
     void *moved = old_bytes == SIZE_MAX ? NULL : allocate_nested(self, &request);
     if (moved == NULL) {

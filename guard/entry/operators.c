@@ -43,7 +43,8 @@ static uint8_t family_of_caller(const struct moat_depot_node *node) {
         uint8_t family = MOAT_NO_OPERATOR;
         if (node->module != MOAT_NO_MODULE) {
             moat_module_get(node->module, &module);
-            if (symboliser->locate(symboliser->context, &frame, &module, &location, 1) != 0 && location.function != NULL) {
+            if (symboliser->locate(symboliser->context, &frame, &module, &location, 1) != 0 &&
+                location.function != NULL) {
                 family = family_of_name(location.function);
             }
         }
@@ -55,7 +56,8 @@ static uint8_t family_of_caller(const struct moat_depot_node *node) {
 /* What the program asked for: the operator's family where malloc or free was called by one. */
 static unsigned family_meant(unsigned family, uint32_t stack) {
     struct moat_depot_node node;
-    if ((family != MOAT_FAMILY_MALLOC && family != MOAT_FAMILY_ALIGNED) || !moat_depot_frame(&moat_process.depot, stack, &node)) {
+    if ((family != MOAT_FAMILY_MALLOC && family != MOAT_FAMILY_ALIGNED) ||
+        !moat_depot_frame(&moat_process.depot, stack, &node)) {
         return family;
     }
     uint8_t meant = family_of_caller(&node);

@@ -8,9 +8,9 @@
 #include "guard/port/linux/pages.h"
 #include "guard/port/linux/state.h"
 
+#include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
-#include <signal.h>
 #include <sys/mman.h>
 
 enum { MOAT_PAGE_LEAST_BYTES = 4096 };
@@ -130,7 +130,8 @@ static bool moat_sys_protect(uintptr_t start, size_t bytes, int access) {
  * maps, two more cost little. */
 static void moat_list_lock(uint64_t *signals) {
     const uint64_t all = ~UINT64_C(0);
-    (void)moat_syscall(SYS_rt_sigprocmask, SIG_BLOCK, (long)(uintptr_t)&all, (long)(uintptr_t)signals, sizeof all, 0, 0);
+    (void)moat_syscall(SYS_rt_sigprocmask, SIG_BLOCK, (long)(uintptr_t)&all, (long)(uintptr_t)signals, sizeof all, 0,
+                       0);
     moat_lock_take(&own->lock);
 }
 
