@@ -40,7 +40,7 @@ static bool fail(struct moat_backend_model *model, const char *what) {
     return false;
 }
 
-/* ---- the map ------------------------------------------------------------------------------------------------------- */
+/* ---- the map ----------------------------------------------------------------------------------------------------- */
 
 /* Gives bytes from one owner to another; false when one of them was not the former owner's, or outside. */
 static bool hand_over(struct moat_backend_model *model, const unsigned char *start, size_t bytes, bool to_used) {
@@ -65,7 +65,7 @@ static bool intact(const struct moat_backend_model_block *block, size_t bytes) {
     return true;
 }
 
-/* ---- checks -------------------------------------------------------------------------------------------------------- */
+/* ---- checks ------------------------------------------------------------------------------------------------------ */
 
 struct seen {
     struct moat_backend_model *model;
@@ -141,7 +141,7 @@ static void forget(struct moat_backend_model *model, struct moat_backend_model_b
     block->start = NULL;
 }
 
-/* ---- operations ---------------------------------------------------------------------------------------------------- */
+/* ---- operations -------------------------------------------------------------------------------------------------- */
 
 static bool do_alloc(struct moat_backend_model *model, struct stream *stream, bool aligned) {
     const struct moat_backend_traits *traits = &model->traits;
@@ -223,7 +223,8 @@ static bool do_realloc(struct moat_backend_model *model, struct stream *stream) 
     return settle(model, block);
 }
 
-/* Frees what is no block's start: into a block, freed before, outside. All must be refused with a fault that names the pointer. */
+/* Frees what is no block's start: into a block, freed before, outside. All must be refused with a fault that names the
+ * pointer. */
 static bool do_misuse(struct moat_backend_model *model, struct stream *stream) {
     const struct moat_backend_traits *traits = &model->traits;
     const struct moat_backend_model_block *block = next_block(model, stream);
@@ -248,7 +249,7 @@ static bool do_misuse(struct moat_backend_model *model, struct stream *stream) {
     return true;
 }
 
-/* ---- marks --------------------------------------------------------------------------------------------------------- */
+/* ---- marks ------------------------------------------------------------------------------------------------------- */
 
 struct ranges {
     struct moat_backend_model *model;
@@ -310,7 +311,7 @@ static bool do_mark(struct moat_backend_model *model, struct stream *stream) {
     return rewind_to(model, model->marks[which], model->mark_born[which], false);
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------------------------------- */
 
 static bool step(struct moat_backend_model *model, struct stream *stream) {
     uint32_t operation = next_byte(stream) % 64;

@@ -1,9 +1,9 @@
 /* A model of any backend that is run beside it: who owns which byte, what is in it, what a rewind takes back.
  * May include: moat's public headers and freestanding headers. Neither allocates nor prints; it also runs on devices.
  *
- * The same stream of bytes drives the heap, a pool and an arena: alloc, aligned alloc with lead, free, resize, realloc, misuse, marks and
- * rewinds, full checks. Any bytes are a valid stream, so a generator with a seed and a fuzzer drive it alike. What only the heap
- * has, regions and their joining, is in heap_model.h. */
+ * The same stream of bytes drives the heap, a pool and an arena: alloc, aligned alloc with lead, free, resize, realloc,
+ * misuse, marks and rewinds, full checks. Any bytes are a valid stream, so a generator with a seed and a fuzzer drive
+ * it alike. What only the heap has, regions and their joining, is in heap_model.h. */
 #ifndef MOAT_FUZZ_BACKEND_MODEL_H
 #define MOAT_FUZZ_BACKEND_MODEL_H
 

@@ -3,8 +3,8 @@
  *
  *   state | bitmap: used blocks, full words of it, full words of those ... | block | block | ... | block |
  *
- * A pool's description never changes and may lie in flash. What does change lies outside the blocks, and all zero means "all
- * free": a static pool in .bss is ready before main, in any constructor, in an interrupt handler, without a call.
+ * A pool's description never changes and may lie in flash. What does change lies outside the blocks, and all zero means
+ * "all free": a static pool in .bss is ready before main, in any constructor, in an interrupt handler, without a call.
  *
  *   MOAT_POOL_DEFINE(messages, sizeof(struct message), 32);
  *   struct message *m = moat_pool_alloc(&messages);
@@ -23,8 +23,8 @@
 extern "C" {
 #endif
 
-/* What every block's address and size is a multiple of. Blocks are aligned, moreover, to the largest power of two that divides their
- * size, up to MOAT_POOL_ALIGNMENT_BYTES_MAX: blocks of 64 bytes to 64. */
+/* What every block's address and size is a multiple of. Blocks are aligned, moreover, to the largest power of two that
+ * divides their size, up to MOAT_POOL_ALIGNMENT_BYTES_MAX: blocks of 64 bytes to 64. */
 #define MOAT_POOL_ALIGNMENT_BYTES (2 * sizeof(uintptr_t))
 #define MOAT_POOL_ALIGNMENT_BYTES_MAX ((size_t)64)
 
@@ -33,10 +33,11 @@ extern "C" {
 #define MOAT_POOL_WORD_BITS (sizeof(uintptr_t) * 8)
 #define MOAT_POOL_BLOCKS_MAX ((size_t)1 << (sizeof(uintptr_t) > 4 ? 24 : 20))
 
-/* How a pool that threads, or a thread and an interrupt handler, share is locked. Every call takes the lock once, for a time that
- * does not depend on how many blocks there are (verify: a word of the bitmap at a time).
- * enter: keeps everybody else out, interrupts too where they use the pool, and gives what `leave` needs to undo it, such as
- *        PRIMASK before it was set. It must nest if it can be held already. */
+/* How a pool that threads, or a thread and an interrupt handler, share is locked. Every call takes the lock once, but
+ * for walk, which takes it for each block, and verify, which takes none; it is held for a time that does not depend on
+ * how many blocks there are.
+ * enter: keeps everybody else out, interrupts too where they use the pool, and gives what `leave` needs to undo it,
+ *        such as PRIMASK before it was set. It must nest if it can be held already. */
 struct moat_pool_lock {
     uintptr_t (*enter)(void *context);
     void (*leave)(void *context, uintptr_t entered);
@@ -69,14 +70,16 @@ struct moat_pool {
     size_t size_shift;   /* log2 of the even part */
 };
 
-/* Defines a pool at file scope: `const struct moat_pool name`, storage included. MOAT_POOL_DECLARE makes it known in other files.
- * Takes:   block_size_bytes > 0, rounded up to MOAT_POOL_ALIGNMENT_BYTES; block_count, 1 to MOAT_POOL_BLOCKS_MAX; both constant
- *          expressions. */
+/* Defines a pool at file scope: `const struct moat_pool name`, storage included. MOAT_POOL_DECLARE makes it known in
+ * other files.
+ * Takes:   block_size_bytes > 0, rounded up to MOAT_POOL_ALIGNMENT_BYTES; block_count, 1 to MOAT_POOL_BLOCKS_MAX; both
+ *          constant expressions. */
 #define MOAT_POOL_DEFINE(name, block_size_bytes, block_count)                                                          \
     MOAT_POOL_DEFINE_SHARED(name, block_size_bytes, block_count, NULL)
 #define MOAT_POOL_DECLARE(name) extern const struct moat_pool name
 
-/* The same with a lock, the address of a struct moat_pool_lock, so that threads and interrupt handlers may share the pool. */
+/* The same with a lock, the address of a struct moat_pool_lock, so that threads and interrupt handlers may share the
+ * pool. */
 #define MOAT_POOL_DEFINE_SHARED(name, block_size_bytes, block_count, lock_address)                                     \
     static struct {                                                                                                    \
         struct moat_pool_state state;                                                                                  \
@@ -114,8 +117,9 @@ size_t moat_pool_init(struct moat_pool *pool, void *buffer, size_t bytes, size_t
 void *moat_pool_alloc(const struct moat_pool *pool);
 
 /* Takes a block back. NULL is fine and does nothing.
- * Fails:   false when the pointer is not in the pool, not at a block's start, or its block is free already. Nothing changes; it is
- *          counted, and `moat_pool_take_fault` tells why. No memory outside the pool's state is read or written.
+ * Fails:   false when the pointer is not in the pool, not at a block's start, or its block is free already. Nothing
+ *          changes; it is counted, and `moat_pool_take_fault` tells why. No memory outside the pool's state is read or
+ *          written.
  * Cost:    O(1), as alloc.
  * Context: as alloc. */
 bool moat_pool_free(const struct moat_pool *pool, void *block);
@@ -130,7 +134,8 @@ bool moat_pool_is_shared(const struct moat_pool *pool);
 size_t moat_pool_usable(const struct moat_pool *pool, const void *block);
 
 /* Visits every block, used and free, in address order, until `visit` says false.
- * Context: the lock is not held while `visit` runs: it sees a shared pool as it is from block to block, and may call the pool. */
+ * Context: the lock is not held while `visit` runs: it sees a shared pool as it is from block to block, and may call
+ *          the pool. */
 bool moat_pool_walk(const struct moat_pool *pool, bool (*visit)(void *argument, const struct moat_backend_block *block),
                     void *argument);
 
@@ -162,7 +167,7 @@ const struct moat_backend *moat_pool_backend(void);
 /* A pool as the context of its backend. The backend never writes to the description. */
 static inline void *moat_pool_context(const struct moat_pool *pool) { return (void *)(uintptr_t)pool; }
 
-/* ---- what MOAT_POOL_DEFINE computes ---------------------------------------------------------------------------------- */
+/* ---- what MOAT_POOL_DEFINE computes ------------------------------------------------------------------------------ */
 
 #ifdef __cplusplus
 #define MOAT_POOL_CHECK(condition, text) static_assert(condition, text)
@@ -184,7 +189,8 @@ static inline void *moat_pool_context(const struct moat_pool *pool) { return (vo
 #define MOAT_POOL_WORDS_3(n) MOAT_POOL_LEVEL_ABOVE(MOAT_POOL_WORDS_2(n))
 #define MOAT_POOL_MAP_WORDS(n) (MOAT_POOL_WORDS(n) + MOAT_POOL_WORDS_1(n) + MOAT_POOL_WORDS_2(n) + MOAT_POOL_WORDS_3(n))
 
-/* The inverse of an odd number modulo 2^word by Newton's iteration: 5 bits are right at first, twice as many after each step. */
+/* The inverse of an odd number modulo 2^word by Newton's iteration: 5 bits are right at first, twice as many after each
+ * step. */
 #define MOAT_POOL_INVERSE_5(odd) ((3 * (size_t)(odd)) ^ (size_t)2)
 #define MOAT_POOL_NEWTON(odd, x) ((x) * (2 - (size_t)(odd) * (x)))
 #define MOAT_POOL_INVERSE_10(odd) MOAT_POOL_NEWTON(odd, MOAT_POOL_INVERSE_5(odd))

@@ -1,9 +1,9 @@
 /* Arenas: handing out, marking, rewinding.
  * May include: chunk.h and freestanding headers.
  *
- * Sized blocks lie like the heap's: an address is a multiple of the alignment, the word in front of it holds the size, and the block
- * ends where the next one's word begins. So blocks can be found one after the other. What alignment leaves free is a block as well,
- * marked as a gap. */
+ * Sized blocks lie like the heap's: an address is a multiple of the alignment, the word in front of it holds the size,
+ * and the block ends where the next one's word begins. So blocks can be found one after the other. What alignment
+ * leaves free is a block as well, marked as a gap. */
 #include "chunk.h"
 
 #if UINTPTR_MAX > 0xffffffffu
@@ -17,7 +17,7 @@
 
 static inline uintptr_t round_up(uintptr_t value, uintptr_t unit) { return (value + unit - 1) & ~(unit - 1); }
 
-/* ---- faults and records -------------------------------------------------------------------------------------------- */
+/* ---- faults and records ------------------------------------------------------------------------------------------ */
 
 void moat_arena_note(struct moat_arena *arena, enum moat_arena_rule rule, uintptr_t block) {
     arena->fault_rule = (uint8_t)rule;
@@ -66,7 +66,7 @@ bool moat_arena_chunk_proved(const struct moat_arena *arena, uintptr_t at) {
            chunk->used_end <= moat_arena_chunk_end(chunk);
 }
 
-/* ---- chunks -------------------------------------------------------------------------------------------------------- */
+/* ---- chunks ------------------------------------------------------------------------------------------------------ */
 
 /* Makes a chunk the one that blocks are taken from. */
 static void go_on_to(struct moat_arena *arena, uintptr_t at, uintptr_t end_and_flags) {
@@ -133,7 +133,7 @@ static bool grow(struct moat_arena *arena, size_t bytes) {
     return (need < arena->chunk_bytes && acquire(arena, arena->chunk_bytes)) || acquire(arena, need);
 }
 
-/* ---- alloc --------------------------------------------------------------------------------------------------------- */
+/* ---- alloc ------------------------------------------------------------------------------------------------------- */
 
 /* Where the next block goes; it may lie beyond the chunk's end. */
 static uintptr_t place(const struct moat_arena *arena, size_t alignment, size_t lead_bytes) {
@@ -220,7 +220,7 @@ bool moat_arena_resize(struct moat_arena *arena, void *block, size_t size_bytes)
     return true;
 }
 
-/* ---- mark and rewind ----------------------------------------------------------------------------------------------- */
+/* ---- mark and rewind --------------------------------------------------------------------------------------------- */
 
 struct moat_arena_mark moat_arena_mark(struct moat_arena *arena) {
     arena->last = 0; /* a block that changed its size after the mark would lie on both sides of it */
@@ -270,8 +270,8 @@ static bool give_back(const struct moat_arena *arena, uintptr_t at, uintptr_t en
     return source != NULL && source->release != NULL && source->release(source->context, (void *)at, end - at);
 }
 
-/* Empties the newest chunk: gives it back when more than keep_bytes would be kept with it and the `older_bytes` of those that go
- * after it. So the newest go back, as stacks of memory want it, and the oldest are kept. */
+/* Empties the newest chunk: gives it back when more than keep_bytes would be kept with it and the `older_bytes` of
+ * those that go after it. So the newest go back, as stacks of memory want it, and the oldest are kept. */
 static void pop(struct moat_arena *arena, size_t older_bytes) {
     uintptr_t at = arena->chunk;
     struct moat_arena_chunk *chunk = moat_arena_chunk_at(at);
@@ -337,8 +337,8 @@ static bool offer_spare(struct moat_arena *arena, bool *given) {
     return true;
 }
 
-/* Gives the spare chunks back. A source may take only its newest piece back, and reuse has mixed them, so they are offered until it
- * takes no more; turning the list round makes two rounds enough for a list that is in order. */
+/* Gives the spare chunks back. A source may take only its newest piece back, and reuse has mixed them, so they are
+ * offered until it takes no more; turning the list round makes two rounds enough for a list that is in order. */
 static bool give_spare_back(struct moat_arena *arena) {
     bool given = true;
     while (given && arena->spare != 0) {
@@ -360,7 +360,7 @@ bool moat_arena_close(struct moat_arena *arena) {
     return whole;
 }
 
-/* ---- init ---------------------------------------------------------------------------------------------------------- */
+/* ---- init -------------------------------------------------------------------------------------------------------- */
 
 bool moat_arena_init(struct moat_arena *arena, void *buffer, size_t bytes, const struct moat_arena_config *config) {
     static const struct moat_arena_config none;

@@ -58,8 +58,8 @@ static inline uintptr_t moat_arena_used_end(const struct moat_arena *arena, uint
 bool moat_arena_chunk_proved(const struct moat_arena *arena, uintptr_t at);
 
 /* Goes back from the newest chunk to the mark's, proving each record and the mark's place.
- * Gives:   MOAT_ARENA_RULE_NONE with the bytes of the chunks after the mark's that are not the caller's buffer, or the rule that
- *          is broken and where. */
+ * Gives:   MOAT_ARENA_RULE_NONE with the bytes of the chunks after the mark's that are not the caller's buffer, or the
+ *          rule that is broken and where. */
 enum moat_arena_rule moat_arena_mark_proved(const struct moat_arena *arena, const struct moat_arena_mark *mark,
                                             size_t *bytes_after, uintptr_t *broken);
 

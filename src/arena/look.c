@@ -40,10 +40,10 @@ bool moat_arena_each_range_after(const struct moat_arena *arena, struct moat_are
     return true;
 }
 
-/* ---- walk ---------------------------------------------------------------------------------------------------------- */
+/* ---- walk -------------------------------------------------------------------------------------------------------- */
 
-/* Visits a chunk's blocks. Gives the address of a block whose size leads nowhere; 0 when all are visited; *stopped says that `visit`
- * did not want more. */
+/* Visits a chunk's blocks. Gives the address of a block whose size leads nowhere; 0 when all are visited; *stopped says
+ * that `visit` did not want more. */
 static uintptr_t walk_chunk(const struct moat_arena *arena, uintptr_t at,
                             bool (*visit)(void *argument, const struct moat_backend_block *block), void *argument,
                             bool *stopped) {
@@ -75,7 +75,7 @@ bool moat_arena_walk(const struct moat_arena *arena,
     return true;
 }
 
-/* ---- statistics and verify ----------------------------------------------------------------------------------------- */
+/* ---- statistics and verify --------------------------------------------------------------------------------------- */
 
 /* Adds a list of chunks up; false at a damaged record, which *broken then is. */
 static bool sum_up(const struct moat_arena *arena, uintptr_t at, size_t *count, size_t *bytes, uintptr_t *broken) {
@@ -144,7 +144,7 @@ bool moat_arena_verify(const struct moat_arena *arena, struct moat_fault *fault)
     return false;
 }
 
-/* ---- backend ------------------------------------------------------------------------------------------------------- */
+/* ---- backend ----------------------------------------------------------------------------------------------------- */
 
 static void *backend_alloc(void *context, size_t size_bytes, size_t alignment, size_t lead_bytes) {
     struct moat_arena *arena = context;

@@ -1,8 +1,9 @@
 /* Allocation.
  * May include: bins.h and freestanding headers.
  *
- * All that is going to be touched is proved first, at hardening level 1 and 2, and only then is anything changed. The common
- * case, a block that the first list in question yields, is inlined as one; everything else is kept out of its way. */
+ * All that is going to be touched is proved first, at hardening level 1 and 2, and only then is anything changed. The
+ * common case, a block that the first list in question yields, is inlined as one; everything else is kept out of its
+ * way. */
 #include "bins.h"
 
 /* How many blocks are tried where a list holds blocks both large enough and too small. */
@@ -26,7 +27,7 @@ struct place {
     struct moat_extent extent;
 };
 
-/* ---- search -------------------------------------------------------------------------------------------------------- */
+/* ---- search ------------------------------------------------------------------------------------------------------ */
 
 /* Where in a free block the wanted block goes; 0 when it does not fit. */
 MOAT_HEAP_INLINE uintptr_t place_in(const struct want *want, uintptr_t block, uintptr_t size) {
@@ -40,7 +41,8 @@ MOAT_HEAP_INLINE uintptr_t place_in(const struct want *want, uintptr_t block, ui
     return gap <= size && size - gap >= want->size ? p : 0;
 }
 
-/* Sets a free block aside whose neighbour is damaged: it is in no list any more, but says it is free, so that nobody joins it. */
+/* Sets a free block aside whose neighbour is damaged: it is in no list any more, but says it is free, so that nobody
+ * joins it. */
 RARE void set_aside(struct moat_heap *heap, uintptr_t block, uintptr_t size, enum moat_rule rule, uintptr_t neighbour) {
     moat_bin_remove(heap, block, size);
     moat_heap_note(heap, rule, neighbour);
@@ -86,7 +88,8 @@ MOAT_HEAP_INLINE uintptr_t proved_candidate(struct moat_heap *heap, uint32_t bin
 }
 
 /* Tries a bin's block; own_bin is the bin of the wanted size.
- * Gives:   true when the wanted block fits into it; *damaged says that it did not because the list had to be changed. */
+ * Gives:   true when the wanted block fits into it; *damaged says that it did not because the list had to be
+ *          changed. */
 MOAT_HEAP_INLINE bool try_block(struct moat_heap *heap, const struct want *want, uint32_t own_bin, uint32_t bin,
                                 uintptr_t block, struct place *place, bool *damaged) {
     uintptr_t fitting = bin == own_bin ? want->size : 0;
@@ -118,8 +121,9 @@ static bool search_slowly(struct moat_heap *heap, const struct want *want, uint3
     return false;
 }
 
-/* The bin to look in first. Where bins are of one size each, those next to the wanted one hold blocks from which nothing would be
- * left that can be a block: they are taken only when there is no larger one. On a full heap that is a block in a hundred more. */
+/* The bin to look in first. Where bins are of one size each, those next to the wanted one hold blocks from which
+ * nothing would be left that can be a block: they are taken only when there is no larger one. On a full heap that is a
+ * block in a hundred more. */
 MOAT_HEAP_INLINE uint32_t first_bin(const struct moat_heap *heap, uint32_t own) {
     uint32_t bin = moat_bin_next(heap, own);
     if (bin - own - 1 < MOAT_BLOCK_MIN / MOAT_BLOCK_ALIGN - 1 && moat_bin_is_exact(heap, bin)) {
@@ -129,8 +133,8 @@ MOAT_HEAP_INLINE uint32_t first_bin(const struct moat_heap *heap, uint32_t own) 
     return bin;
 }
 
-/* Finds a free block in constant time: the first of the bin of just this size if it is large enough, else the first of the
- * smallest bin whose blocks all are. */
+/* Finds a free block in constant time: the first of the bin of just this size if it is large enough, else the first of
+ * the smallest bin whose blocks all are. */
 MOAT_HEAP_INLINE bool search(struct moat_heap *heap, const struct want *want, struct place *place) {
     uint32_t own = moat_bin_of(heap, want->size);
     uint32_t bin = first_bin(heap, own);
@@ -152,7 +156,7 @@ MOAT_HEAP_INLINE bool search(struct moat_heap *heap, const struct want *want, st
     return false;
 }
 
-/* ---- alloc --------------------------------------------------------------------------------------------------------- */
+/* ---- alloc ------------------------------------------------------------------------------------------------------- */
 
 /* Cuts the wanted block out of the free one; what is left on either side stays free. */
 MOAT_HEAP_INLINE void *occupy(struct moat_heap *heap, const struct want *want, const struct place *place) {
@@ -181,8 +185,9 @@ MOAT_HEAP_INLINE void *occupy(struct moat_heap *heap, const struct want *want, c
     return (void *)place->p;
 }
 
-/* When the search finds none: tries more of the blocks that may fit, first where most do, then where an aligned request may be lucky,
- * and at last the source. The request comes by value, so that the usual way can keep its own in registers. */
+/* When the search finds none: tries more of the blocks that may fit, first where most do, then where an aligned request
+ * may be lucky, and at last the source. The request comes by value, so that the usual way can keep its own in
+ * registers. */
 RARE void *take_slowly(struct moat_heap *heap, struct want want) {
     struct place place = {0, 0, 0, 0, {0, 0}};
     uint32_t own = moat_bin_of(heap, want.size);

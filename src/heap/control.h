@@ -62,13 +62,13 @@ struct moat_region {
 };
 
 #define MOAT_REGION_FROM_SOURCE ((uintptr_t)1)
-/* The first block's address in its region. When two regions are joined, the lower one's sentinel and the upper one's record
- * together make exactly one smallest block. */
+/* The first block's address in its region. When two regions are joined, the lower one's sentinel and the upper one's
+ * record together make exactly one smallest block. */
 #define MOAT_REGION_LEAD MOAT_BLOCK_MIN
 _Static_assert(sizeof(struct moat_region) <= MOAT_REGION_LEAD - MOAT_BLOCK_OVERHEAD,
                "the record fits before the first block");
 
-/* ---- geometry ------------------------------------------------------------------------------------------------------ */
+/* ---- geometry ---------------------------------------------------------------------------------------------------- */
 
 #define MOAT_BINS_LOG2_MAX 5
 #define MOAT_REMEMBERED_LOG2 6
@@ -123,16 +123,16 @@ static inline size_t moat_heap_free_bytes(const struct moat_heap *heap) {
     return heap->block_bytes - heap->used_bytes - heap->used_count * MOAT_BLOCK_OVERHEAD;
 }
 
-/* ---- bins ---------------------------------------------------------------------------------------------------------- */
+/* ---- bins -------------------------------------------------------------------------------------------------------- */
 
 static inline uint32_t moat_log2(uintptr_t value) {
     return (uint32_t)(sizeof(unsigned long) * 8 - 1) - (uint32_t)__builtin_clzl((unsigned long)value);
 }
 _Static_assert(sizeof(unsigned long) == sizeof(uintptr_t), "count-leading-zeros works on words");
 
-/* The bin of blocks of a size: sizes in units of the alignment, 2^bins_log2 bins for each doubling, one size a bin below
- * twice that many units. With s = size / alignment and k = bins_log2 the bin is (shift << k) + (s >> shift), where shift is
- * chosen so that s >> shift has k + 1 bits. */
+/* The bin of blocks of a size: sizes in units of the alignment, 2^bins_log2 bins for each doubling, one size a bin
+ * below twice that many units. With s = size / alignment and k = bins_log2 the bin is (shift << k) + (s >> shift),
+ * where shift is chosen so that s >> shift has k + 1 bits. */
 static inline uint32_t moat_bin_for(uint32_t bins_log2, uintptr_t size) {
     uintptr_t units = size / MOAT_BLOCK_ALIGN;
     if (units >> bins_log2 == 0)
@@ -167,7 +167,8 @@ static inline void moat_bin_unmark(struct moat_heap *heap, uint32_t bin) {
 
 #define MOAT_BIN_NONE UINT32_MAX
 
-/* The first marked bin from `bin` on, or MOAT_BIN_NONE. A damaged map may name an empty bin, never one that does not exist. */
+/* The first marked bin from `bin` on, or MOAT_BIN_NONE. A damaged map may name an empty bin, never one that does not
+ * exist. */
 static inline uint32_t moat_bin_next(const struct moat_heap *heap, uint32_t bin) {
     uint32_t last = moat_geometry_last_bin(heap->geometry);
     if (bin > last)
@@ -189,7 +190,7 @@ static inline uint32_t moat_bin_next(const struct moat_heap *heap, uint32_t bin)
     return found <= last ? found : MOAT_BIN_NONE;
 }
 
-/* ---- regions ------------------------------------------------------------------------------------------------------- */
+/* ---- regions ----------------------------------------------------------------------------------------------------- */
 
 static inline uintptr_t moat_remembered_check(const struct moat_heap *heap, struct moat_extent extent) {
     return (heap->key ^ extent.low) * MOAT_MIX_FACTOR ^ extent.bytes;
@@ -199,8 +200,8 @@ static inline bool moat_extent_holds(struct moat_extent extent, uintptr_t addres
     return address - extent.low < extent.bytes;
 }
 
-/* Looks the region of an address up among those remembered and in the list, and remembers it as the latest. All zero when there is
- * none. */
+/* Looks the region of an address up among those remembered and in the list, and remembers it as the latest. All zero
+ * when there is none. */
 struct moat_extent moat_region_find_slowly(struct moat_heap *heap, uintptr_t address);
 
 /* Finds the region whose blocks an address is among.
@@ -248,14 +249,15 @@ void moat_region_link(struct moat_heap *heap, struct moat_region *region, uintpt
 /* Forgets every remembered region: to be called when one changes. */
 void moat_region_forget(struct moat_heap *heap);
 
-/* From how much free memory on trimming by itself is tried next: when as much can be given back as is acquired at a time. */
+/* From how much free memory on trimming by itself is tried next: when as much can be given back as is acquired at a
+ * time. */
 static inline void moat_heap_trim_again(struct moat_heap *heap) {
-    size_t from = heap->keep_bytes + heap->trim_least;
+    size_t from = heap->keep_bytes + heap->grow_bytes;
     heap->trim_from = from >= heap->keep_bytes ? from : SIZE_MAX;
 }
 
-/* Trims the region that a free block has grown in, when it lies at one of its ends and the heap has more free memory than it is to
- * keep. `extent` is tried first. */
+/* Trims the region that a free block has grown in, when it lies at one of its ends and the heap has more free memory
+ * than it is to keep. `extent` is tried first. */
 void moat_heap_trim_around(struct moat_heap *heap, uintptr_t p, uintptr_t size, struct moat_extent extent);
 
 /* Acquires memory from the source for a block of `size` and adds it. */

@@ -55,8 +55,8 @@ bool moat_heap_resize(struct moat_heap *heap, void *block, size_t size_bytes) {
     return true;
 }
 
-/* Moves a used block down into the free one in front of it and gives it the wanted size; what is left behind it is free. Everything
- * is proved, and there is room from `front` for `available` bytes. */
+/* Moves a used block down into the free one in front of it and gives it the wanted size; what is left behind it is
+ * free. Everything is proved, and there is room from `front` for `available` bytes. */
 static void move_back(struct moat_heap *heap, uintptr_t front, uintptr_t p, const struct moat_used *used,
                       uintptr_t wanted, uintptr_t available) {
     uintptr_t size = moat_used_size(used);

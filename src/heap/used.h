@@ -60,8 +60,8 @@ static inline enum moat_rule moat_front_proved(struct moat_heap *heap, uintptr_t
     return moat_free_proved(heap, p - before, meta, used->extent);
 }
 
-/* How large a used block can become without moving: to the end of the free block behind it, whose own follower is proved, or to
- * its own end. */
+/* How large a used block can become without moving: to the end of the free block behind it, whose own follower is
+ * proved, or to its own end. */
 static inline enum moat_rule moat_reach_proved(struct moat_heap *heap, uintptr_t p, const struct moat_used *used,
                                                uintptr_t *reach) {
     bool free_behind = (used->behind_meta & MOAT_BLOCK_FREE) != 0;

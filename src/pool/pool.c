@@ -1,8 +1,8 @@
 /* Pools: the bitmap, allocation and free.
  * May include: moat/pool.h and freestanding headers, string.h for memset.
  *
- * A bit of level 0 says that a block is used; a bit of a higher level says that a word of the level below is full. The top level is one
- * word. Bits beyond the last block count as set. Nothing in a block is ever read or written. */
+ * A bit of level 0 says that a block is used; a bit of a higher level says that a word of the level below is full. The
+ * top level is one word. Bits beyond the last block count as set. Nothing in a block is ever read or written. */
 #include "moat/pool.h"
 
 #include <string.h>
@@ -34,7 +34,7 @@ struct level {
     size_t bit_count;
 };
 
-/* ---- lock and faults ----------------------------------------------------------------------------------------------- */
+/* ---- lock and faults --------------------------------------------------------------------------------------------- */
 
 static inline uintptr_t enter(const struct moat_pool *pool) {
     return pool->lock != NULL ? pool->lock->enter(pool->lock->context) : 0;
@@ -52,7 +52,7 @@ static void note(const struct moat_pool *pool, enum pool_rule rule, uintptr_t bl
     pool->state->fault_count++;
 }
 
-/* ---- levels -------------------------------------------------------------------------------------------------------- */
+/* ---- levels ------------------------------------------------------------------------------------------------------ */
 
 /* Lays out the levels, lowest first. Gives how many there are. */
 static inline size_t levels_of(const struct moat_pool *pool, struct level *levels) {
@@ -103,8 +103,8 @@ static inline void clear_bit(const struct level *levels, size_t count, size_t bi
 }
 
 /* Finds the first free block.
- * Gives:   false when there is none. A summary bit that is clear over a full word is damage: it is noted, mended, and the search
- *          begins again; each round sets a bit, so it ends. */
+ * Gives:   false when there is none. A summary bit that is clear over a full word is damage: it is noted, mended, and
+ *          the search begins again; each round sets a bit, so it ends. */
 static bool find_free(const struct moat_pool *pool, const struct level *levels, size_t count, size_t *found) {
     while (!is_full(&levels[count - 1], 0)) {
         size_t index = 0;
@@ -124,10 +124,10 @@ static bool find_free(const struct moat_pool *pool, const struct level *levels, 
     return false;
 }
 
-/* ---- blocks -------------------------------------------------------------------------------------------------------- */
+/* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
-/* Which block starts at an address. A multiple of the block size, times the inverse of the size, is the quotient; anything else becomes
- * a number too large to be one. */
+/* Which block starts at an address. A multiple of the block size, times the inverse of the size, is the quotient;
+ * anything else becomes a number too large to be one. */
 static inline enum pool_rule index_of(const struct moat_pool *pool, uintptr_t address, size_t *index) {
     size_t offset = address - (uintptr_t)pool->blocks;
     if (offset >= pool->block_count * pool->block_size_bytes)
@@ -204,7 +204,7 @@ size_t moat_pool_usable(const struct moat_pool *pool, const void *block) {
     return known ? pool->block_size_bytes : 0;
 }
 
-/* ---- making one at run time ---------------------------------------------------------------------------------------- */
+/* ---- making one at run time -------------------------------------------------------------------------------------- */
 
 static uintptr_t round_up(uintptr_t value, uintptr_t unit) { return (value + unit - 1) & ~(unit - 1); }
 
@@ -244,7 +244,7 @@ size_t moat_pool_init(struct moat_pool *pool, void *buffer, size_t bytes, size_t
     return count;
 }
 
-/* ---- looking at it ------------------------------------------------------------------------------------------------- */
+/* ---- looking at it ----------------------------------------------------------------------------------------------- */
 
 bool moat_pool_walk(const struct moat_pool *pool, bool (*visit)(void *argument, const struct moat_backend_block *block),
                     void *argument) {

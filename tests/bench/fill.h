@@ -1,5 +1,5 @@
-/* The workload by which small heaps are compared: filling 64 KiB at random until the first failure, then 20 rounds of freeing half of
- * the blocks and filling up again. Sizes of 1 to 512 bytes, small ones oftener.
+/* The workload by which small heaps are compared: filling 64 KiB at random until the first failure, then 20 rounds of
+ * freeing half of the blocks and filling up again. Sizes of 1 to 512 bytes, small ones oftener.
  * May include: moat/heap.h and freestanding headers. */
 #ifndef MOAT_BENCH_FILL_H
 #define MOAT_BENCH_FILL_H

@@ -1,7 +1,8 @@
 /* One measurement of one allocator: bench.py runs it again and again, for each allocator in turn.
  * May include: moat/heap.h, moat/sources.h and POSIX.
  *
- * Built with MOAT_BENCH_HEAP it measures Moat's heap, otherwise whatever malloc the process has, which LD_PRELOAD decides.
+ * Built with MOAT_BENCH_HEAP it measures Moat's heap, otherwise whatever malloc the process has, which LD_PRELOAD
+ * decides.
  *   mix SMALLEST LARGEST LIVE PAIRS SEED   prints the mean nanoseconds of a free and a malloc of a block of random size
  *   worst SEED                             prints the nanoseconds of each call of a hostile sequence, a line each
  *   name                                   prints whose malloc it is */
@@ -53,7 +54,8 @@ static uint32_t draw(void) {
     return random_state;
 }
 
-/* Means are of processor time, so that others on the machine count less; single calls take the clock that is read fastest. */
+/* Means are of processor time, so that others on the machine count less; single calls take the clock that is read
+ * fastest. */
 static clockid_t clock_id = CLOCK_PROCESS_CPUTIME_ID;
 
 static uint64_t now_ns(void) {
@@ -74,7 +76,8 @@ static void **slots_of(size_t count) {
     return slots;
 }
 
-/* Keeps `live` blocks; each step frees one at random and puts another in its place, writing to its first word as any program does. */
+/* Keeps `live` blocks; each step frees one at random and puts another in its place, writing to its first word as any
+ * program does. */
 static double mix(size_t smallest, size_t largest, size_t live, size_t pairs) {
 #ifndef MOAT_BENCH_HEAP
     void *(*take)(size_t) = take_pointer;
@@ -109,8 +112,8 @@ static double mix(size_t smallest, size_t largest, size_t live, size_t pairs) {
     return (double)(now_ns() - before) / (double)pairs;
 }
 
-/* Holes of many sizes that no later request fits, then requests that make an allocator look at them all; everything freed at last in
- * an order that joins blocks late. */
+/* Holes of many sizes that no later request fits, then requests that make an allocator look at them all; everything
+ * freed at last in an order that joins blocks late. */
 #define HOSTILE_BLOCKS 40000u
 #define HOSTILE_LARGE 200u
 #define HOSTILE_LARGE_BYTES 6000u

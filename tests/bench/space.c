@@ -1,5 +1,5 @@
-/* Prints how many requested bytes a 64 KiB heap holds: the workload of fill.h with its seed, and the mean over many others.
- * May include: fill.h, stdio.h. */
+/* Prints how many requested bytes a 64 KiB heap holds: the workload of fill.h with its seed, and the mean over many
+ * others. May include: fill.h, stdio.h. */
 #include "fill.h"
 
 #include <stdio.h>

@@ -152,7 +152,7 @@ MOAT_TEST(arena, refuses_marks_of_others) {
     CHECK(moat_arena_rewind(&arenas[1], mark));
 }
 
-/* ---- chunks -------------------------------------------------------------------------------------------------------- */
+/* ---- chunks ------------------------------------------------------------------------------------------------------ */
 
 static bool add_range(void *argument, void *start, size_t size_bytes) {
     size_t *sum = argument;
@@ -283,7 +283,7 @@ MOAT_TEST(arena, init_needs_room_or_a_source) {
     CHECK(moat_arena_alloc(&arena, 1) != NULL);
 }
 
-/* ---- sized blocks -------------------------------------------------------------------------------------------------- */
+/* ---- sized blocks ------------------------------------------------------------------------------------------------ */
 
 struct seen {
     size_t used_count, gap_count;
@@ -335,7 +335,7 @@ MOAT_TEST(arena, sized_blocks_are_known) {
     CHECK_EQ(fault.block, (uintptr_t)blocks[20]);
 }
 
-/* ---- damage -------------------------------------------------------------------------------------------------------- */
+/* ---- damage ------------------------------------------------------------------------------------------------------ */
 
 /* A chunk's record overwritten: nothing follows it, everything says so. */
 MOAT_TEST(arena, damaged_record_is_not_followed) {

@@ -1,5 +1,5 @@
-/* Portable property test of heap, pool and arena: the same million random operations over each beside the model in fuzz/.
- * May include: tests/test.h, fuzz/backend_model.h, moat's public headers, stdio.h, string.h. */
+/* Portable property test of heap, pool and arena: the same million random operations over each beside the model in
+ * fuzz/. May include: tests/test.h, fuzz/backend_model.h, moat's public headers, stdio.h, string.h. */
 #include "fuzz/backend_model.h"
 #include "moat/heap.h"
 #include "moat/pool.h"
@@ -37,7 +37,7 @@ static void run(const char *name, uint64_t seed, const struct moat_backend_trait
     CHECK(!traits->proves || model.refusals > 100);
 }
 
-/* ---- heap ---------------------------------------------------------------------------------------------------------- */
+/* ---- heap -------------------------------------------------------------------------------------------------------- */
 
 static bool heap_verify(void *context, struct moat_fault *fault) { return moat_heap_verify(context, fault); }
 
@@ -72,7 +72,7 @@ MOAT_TEST(heap_backends, heap) {
     }
 }
 
-/* ---- pool ---------------------------------------------------------------------------------------------------------- */
+/* ---- pool -------------------------------------------------------------------------------------------------------- */
 
 static bool pool_verify(void *context, struct moat_fault *fault) { return moat_pool_verify(context, fault); }
 
@@ -105,7 +105,7 @@ MOAT_TEST(heap_backends, pool) {
     }
 }
 
-/* ---- arena --------------------------------------------------------------------------------------------------------- */
+/* ---- arena ------------------------------------------------------------------------------------------------------- */
 
 static bool arena_verify(void *context, struct moat_fault *fault) { return moat_arena_verify(context, fault); }
 

@@ -1,5 +1,5 @@
-/* Portable tests of a heap over a source that fails: at the n-th call for every n, in giving and in taking back; and of the high-water
- * mark.
+/* Portable tests of a heap over a source that fails: at the n-th call for every n, in giving and in taking back; and of
+ * the high-water mark.
  * May include: tests/test.h, moat/heap.h, moat/sources.h, string.h. */
 #include "moat/heap.h"
 #include "moat/sources.h"
@@ -151,7 +151,7 @@ MOAT_TEST(source_faults, every_failing_release_leaves_all_consistent) {
     }
 }
 
-/* ---- the high-water mark ------------------------------------------------------------------------------------------- */
+/* ---- the high-water mark ----------------------------------------------------------------------------------------- */
 
 MOAT_TEST(source_high_water, free_memory_beyond_it_goes_back_by_itself) {
     for (size_t keep_units = 0; keep_units <= 6; keep_units += 3) {

@@ -3,8 +3,8 @@
 #include "tests/bench/fill.h"
 #include "tests/test.h"
 
-/* What must be held at the first failure and after the last round. Eight bytes a block more go to headers on 64-bit, and to checks at
- * level 2 on 32-bit. */
+/* What must be held at the first failure and after the last round. Eight bytes a block more go to headers on 64-bit,
+ * and to checks at level 2 on 32-bit. */
 #if UINTPTR_MAX <= 0xffffffffu && MOAT_HEAP_HARDENING < 2
 #define FIRST_BYTES_LEAST 55000u
 #define LAST_BYTES_LEAST 54000u

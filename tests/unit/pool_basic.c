@@ -134,8 +134,8 @@ MOAT_TEST(pool, refuses_another_pools_block) {
     CHECK(!moat_pool_take_fault(&pools[0], &fault));
 }
 
-/* Any buffer, however it is aligned, and however small: what is handed out stays inside, and as many blocks as the contract's layout
- * leaves room for are there. */
+/* Any buffer, however it is aligned, and however small: what is handed out stays inside, and as many blocks as the
+ * contract's layout leaves room for are there. */
 MOAT_TEST(pool, any_buffer_will_do) {
     static unsigned char buffer[700];
     static const size_t sizes[] = {1, 8, 24, 48, 64, 100, 1000};
@@ -169,7 +169,7 @@ MOAT_TEST(pool, any_buffer_will_do) {
     CHECK(!moat_pool_free(&pool, buffer));
 }
 
-/* ---- locks --------------------------------------------------------------------------------------------------------- */
+/* ---- locks ------------------------------------------------------------------------------------------------------- */
 
 static unsigned locked, lock_count, lock_errors;
 
@@ -219,7 +219,7 @@ MOAT_TEST(pool, every_call_locks_and_unlocks) {
     CHECK_EQ(lock_errors, 0);
 }
 
-/* ---- damage -------------------------------------------------------------------------------------------------------- */
+/* ---- damage ------------------------------------------------------------------------------------------------------ */
 
 /* Bits flipped in the bitmap are seen by the verifier, and no call goes astray or hands out anything but a block. */
 MOAT_TEST(pool, damaged_bitmap_is_seen) {
@@ -264,7 +264,7 @@ MOAT_TEST(pool, mends_a_summary_that_promises_too_much) {
     CHECK(moat_pool_verify(&pool, NULL));
 }
 
-/* ---- backend ------------------------------------------------------------------------------------------------------- */
+/* ---- backend ----------------------------------------------------------------------------------------------------- */
 
 MOAT_TEST(pool, backend_keeps_the_tables_word) {
     static _Alignas(64) unsigned char buffer[3000];
