@@ -56,20 +56,26 @@ MOAT_FUNCTION bool moat_set_option(const char *setting);
 
 /* Where the memory is. Sums over all of malloc's heaps and the program's guarded allocators, which are looked at one after the other. */
 struct moat_statistics {
-    uint64_t allocations, frees; /* so far */
-    uint64_t live_blocks, live_bytes;  /* bytes as requested */
-    uint64_t peak_bytes;               /* sum of each heap's own peak of live_bytes */
+    uint64_t allocations, frees;        /* so far */
+    uint64_t live_blocks, live_bytes;   /* bytes as requested */
+    uint64_t peak_bytes;                /* sum of each heap's own peak of live_bytes */
     uint64_t large_blocks, large_bytes; /* of the live ones, those with pages of their own */
-    uint64_t header_bytes, zone_bytes; /* around live blocks */
-    uint64_t quarantine_blocks, quarantine_bytes;
-    uint64_t retired_blocks;           /* found damaged and never used again */
-    uint64_t heap_bytes;               /* from the system, for all but large blocks */
+    uint64_t header_bytes, zone_bytes;  /* Moat's, around live blocks */
+    uint64_t quarantine_blocks;         /* freed and held back, large ones left out */
+    uint64_t quarantine_bytes;          /* theirs with headers and zones, and the quarantine's own entries */
+    uint64_t retired_blocks;            /* found damaged and never used again */
+    uint64_t heap_bytes;                /* malloc's, from the system, for all but large blocks */
+    uint64_t used_bytes;                /* of these, in blocks: live, held back, retired, with headers and zones */
+    uint64_t used_peak_bytes;           /* sum of each heap's own peak */
     uint64_t free_bytes, largest_free_bytes;
-    uint64_t stack_frames, stack_bytes, stacks_lost;
-    uint64_t map_bytes;
-    uint64_t own_bytes;                /* mapped for Moat's tables, stacks and map among them */
-    uint32_t fragmentation_permille;   /* free memory that is not in the largest free block */
+    uint64_t stack_frames, stack_bytes; /* kept in the depot */
+    uint64_t stacks_lost;               /* frames that it had no room for */
+    uint64_t map_bytes;                 /* of the block map */
+    uint64_t own_bytes;                 /* mapped for Moat's tables, stacks and map among them */
+    uint32_t fragmentation_permille;    /* free memory that is not in the largest free block */
 };
+
+/* Fills in the statistics. Cost: O(heaps). Context: any thread, not from a signal handler. */
 MOAT_FUNCTION void moat_stats(struct moat_statistics *statistics);
 
 /* ---- said to Moat: functions that the program may define -------------------------------------------------------------- */

@@ -179,7 +179,8 @@ bool moat_guard_enqueue(struct moat_guard *guard, void *user, const struct moat_
         moat_header_seal(header, guard->config->secret, address);
         footprint_bytes = footprint_of(header);
     }
-    if (moat_quarantine_push(&guard->near, moat_quarantine_entry_make(address, call->event, footprint_bytes))) {
+    if (guard->near.budget_bytes != 0 &&
+        moat_quarantine_push(&guard->near, moat_quarantine_entry_make(address, call->event, footprint_bytes))) {
         return true;
     }
     struct moat_victim victim = {.user = user, .event = call->event};
@@ -200,7 +201,8 @@ size_t moat_guard_pop(struct moat_guard *guard, size_t more_bytes, bool drain,
                       struct moat_victim victims[MOAT_VICTIMS_MAX]) {
     size_t count = 0;
     for (unsigned step = 0; step < MOAT_POP_STEPS && count < MOAT_VICTIMS_MAX; step++) {
-        size_t kept_count = !drain && more_bytes == 0; /* the newest may be over the budget by itself */
+        /* The newest may be over the budget by itself; without a budget none is kept. */
+        size_t kept_count = !drain && more_bytes == 0 && guard->near.budget_bytes != 0;
         if (guard->near.count <= kept_count || !(drain || moat_quarantine_over(&guard->near, more_bytes))) {
             break;
         }

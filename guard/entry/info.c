@@ -7,6 +7,7 @@
 #include "moat.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -181,12 +182,36 @@ static void print_system(FILE *file, size_t bytes) {
             bytes, bytes, bytes, bytes);
 }
 
+/* What glibc has no elements for: where the memory went that is not the program's. */
+static void print_overhead(FILE *file, const struct moat_statistics *now) {
+    const struct {
+        const char *part;
+        uint64_t size_bytes;
+    } parts[] = {{"headers", now->header_bytes},
+                 {"zones", now->zone_bytes},
+                 {"quarantine", now->quarantine_bytes},
+                 {"stacks", now->stack_bytes},
+                 {"map", now->map_bytes}};
+    fprintf(file, "<moat version=\"%s\">\n", MOAT_VERSION);
+    fprintf(file, "<requested count=\"%" PRIu64 "\" size=\"%" PRIu64 "\" peak=\"%" PRIu64 "\"/>\n", now->live_blocks,
+            now->live_bytes, now->peak_bytes);
+    fprintf(file, "<used size=\"%" PRIu64 "\" peak=\"%" PRIu64 "\"/>\n", now->used_bytes, now->used_peak_bytes);
+    fprintf(file, "<free size=\"%" PRIu64 "\" largest=\"%" PRIu64 "\" fragmentation=\"%u.%u\"/>\n", now->free_bytes,
+            now->largest_free_bytes, now->fragmentation_permille / 10, now->fragmentation_permille % 10);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        fprintf(file, "<overhead part=\"%s\" size=\"%" PRIu64 "\"/>\n", parts[i].part, parts[i].size_bytes);
+    }
+    fprintf(file, "<own size=\"%" PRIu64 "\"/>\n</moat>\n", now->own_bytes);
+}
+
 MOAT_EXPORT int malloc_info(int options, FILE *file) {
     if (options != 0) {
         return EINVAL;
     }
     struct survey survey;
+    struct moat_statistics now;
     survey_take(&survey); /* before anything is printed, which may allocate */
+    moat_stats(&now);
     fputs("<malloc version=\"1\">\n", file);
     for (size_t i = 0; i < survey.heap_count; i++) {
         fprintf(file, "<heap nr=\"%zu\">\n<sizes>\n</sizes>\n", i);
@@ -198,6 +223,7 @@ MOAT_EXPORT int malloc_info(int options, FILE *file) {
     fprintf(file, "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n", survey.total.own_pages_blocks,
             survey.total.own_pages_bytes);
     print_system(file, survey.total.mapped_bytes + survey.total.own_pages_bytes);
+    print_overhead(file, &now);
     fputs("</malloc>\n", file);
     return 0;
 }

@@ -189,7 +189,7 @@ void moat_tune_apply(void) {
 
 MOAT_EXPORT bool moat_set_option(const char *setting) {
     char error[MOAT_OPTION_ERROR_BYTES];
-    if (setting == NULL || strchr(setting, ':') != NULL) {
+    if (setting == NULL || setting[0] == '\0' || strchr(setting, ':') != NULL) {
         errno = EINVAL;
         return false;
     }

@@ -161,7 +161,7 @@ size_t moat_heap_trim(struct moat_heap *heap, size_t keep_bytes) {
 void moat_heap_keep(struct moat_heap *heap, size_t keep_bytes) {
     bool gives_back = keep_bytes != 0 && heap->source != NULL && heap->source->release != NULL;
     heap->keep_bytes = keep_bytes;
-    heap->trim_least = gives_back ? heap->grow_bytes : SIZE_MAX;
+    heap->trim_least = gives_back ? TRIM_BYTES : SIZE_MAX;
     moat_heap_trim_again(heap);
 }
 
@@ -183,7 +183,7 @@ void moat_heap_trim_around(struct moat_heap *heap, uintptr_t p, uintptr_t size, 
             size_t given = trim_region(heap, &before, region, heap->keep_bytes);
             moat_heap_trim_again(heap);
             if (given == 0) /* in vain: not again before there is that much more, or the heap has grown */
-                heap->trim_from = moat_heap_free_bytes(heap) + heap->trim_least;
+                heap->trim_from = moat_heap_free_bytes(heap) + heap->grow_bytes;
             return;
         }
         before = region;
