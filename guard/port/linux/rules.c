@@ -174,7 +174,7 @@ static struct moat_rule rule_unpack(uint64_t word) {
 
 /* An entry's first word is masked with its second: words of two writers never look like one entry. */
 struct moat_rule moat_rules_find(uintptr_t pc, const struct moat_rules_view *view) {
-    if (own->entries == NULL || pc >> (KEY_PC_BITS - 1) != 0) {
+    if (own->entries == NULL || (uint64_t)pc >> (KEY_PC_BITS - 1) != 0) {
         return (struct moat_rule){.kind = MOAT_RULE_JUNK}; /* the kernel's half, or no address at all */
     }
     struct moat_rules_entry *entry = &own->entries[(pc * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MOAT_RULES_BITS)];
