@@ -1,5 +1,6 @@
 /* The end of a process: last check, leak report, summary, status. May include: process.h and POSIX headers. */
 #include "guard/entry/process.h"
+#include "guard/port/linux/unwind.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -70,6 +71,7 @@ static int last_check(int status, bool whole) {
 static void at_exit(int status, void *unused) {
     (void)unused;
     int wanted = last_check(status, true);
+    moat_unwind_end();
     if (wanted != status) {
         exit(wanted); /* nested: what is left to be done, flushing stdio above all, is still done */
     }

@@ -57,6 +57,11 @@ fi
 (under "$work/sandbox" size; echo "$status" >"$work/status") 2>/dev/null
 ok "a report is no reason to die of SIGXFSZ" [ "$(cat "$work/status")" = 134 ]
 
+# A fully static program that has nothing to do still ends.
+$cc -static -g -o "$work/still" -x c - -L"$build" -Wl,-u,malloc -lmoat <<<'int main(void) { return 3; }' || exit 1
+timeout -s KILL 20 "$work/still" >"$work/output" 2>"$work/errors"
+ok "libgcc's last free does not hang a static program" [ $? = 3 ]
+
 under "$work/deletes"
 ok "a library's own operator new is no mismatch" [ "$status" = 0 ]
 ok "and nothing is said of it" [ ! -s "$work/errors" ]

@@ -252,13 +252,15 @@ static size_t moat_unwind_trim(uintptr_t *frames, size_t count, uintptr_t caller
     return kept + 1;
 }
 
+static _Atomic bool ended;
+
 /* By a loaded unwinder, which knows every form of frame. */
 static size_t moat_unwind_load_walk(uintptr_t *frames, size_t most, uintptr_t caller_pc, bool *complete) {
     int kept = errno;
     frames[0] = caller_pc;
     *complete = false;
     moat_unwind_watch_loader(caller_pc);
-    if (!own->backtrace && !own->walk)
+    if ((!own->backtrace && !own->walk) || atomic_load(&ended))
         return 1;
     size_t count = moat_unwind_walk(frames, most + MOAT_UNWIND_SLACK);
     bool filled = count == most + MOAT_UNWIND_SLACK;
@@ -308,6 +310,8 @@ void moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t caller_
     if (__builtin_expect(moat_walk(memory, caller_pc, most) == MOAT_WALK_HARD, 0))
         moat_unwind_fill(memory, caller_pc, most);
 }
+
+void moat_unwind_end(void) { atomic_store(&ended, true); }
 
 /* ---- from a signal's registers --------------------------------------------------------------------------------- */
 

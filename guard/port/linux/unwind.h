@@ -25,6 +25,10 @@ void moat_unwind_init(void);
  * reused them. */
 void moat_unwind_init_own(void);
 
+/* No unwinder but the own one is asked any more. At the very end of a static program libgcc frees what it keeps of tables, and
+ * asked for the stack of that free it would wait for a lock that it holds. */
+void moat_unwind_end(void);
+
 /* Before the C library is ready nothing can be loaded; own rules and what the program brings itself, libgcc's unwinder,
  * will do until then. When it is the first thing a process does, it knows for good which modules stay. */
 void moat_unwind_init_early(void);
