@@ -233,8 +233,8 @@ static void count_for_status(struct run *run, const struct moat_report *report) 
     } else if (report->type == MOAT_REPORT_FINDING && finding->kind == MOAT_MEMORY_LEAK) {
         run->leaks =
             run->leaks || finding->leak_class == MOAT_LEAK_DEFINITE || finding->leak_class == MOAT_LEAK_INDIRECT;
-    } else if (report->type == MOAT_REPORT_FINDING) {
-        run->finding_count++;
+    } else if (report->type == MOAT_REPORT_FINDING && finding->argument != MOAT_ARGUMENT_INJECTED) {
+        run->finding_count++; /* a failure that was asked for is nothing that is wrong with the program */
     }
 }
 

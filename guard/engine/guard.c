@@ -179,7 +179,8 @@ bool moat_guard_enqueue(struct moat_guard *guard, void *user, const struct moat_
         moat_header_seal(header, guard->config->secret, address);
         footprint_bytes = footprint_of(header);
     }
-    if (guard->near.budget_bytes != 0 &&
+    bool too_large = guard->config->hard_budget && footprint_bytes > guard->near.budget_bytes;
+    if (guard->near.budget_bytes != 0 && !too_large &&
         moat_quarantine_push(&guard->near, moat_quarantine_entry_make(address, call->event, footprint_bytes))) {
         return true;
     }

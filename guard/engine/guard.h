@@ -31,6 +31,7 @@ struct moat_guard_config {
     size_t far_bytes;
     uint32_t far_one_in; /* one in so many blocks goes on into the far tier */
     bool realloc_always_moves;
+    bool hard_budget; /* a block that is larger than all of the quarantine's budget is not held at all */
 };
 
 /* How the guard finds the ranges its blocks lie in. */

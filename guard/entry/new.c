@@ -38,13 +38,17 @@ static void *cxx_symbol(const char *name) {
     return symbol;
 }
 
-/* Runs the new-handler once. False when there is none. It may throw. */
-static bool run_new_handler(void) {
+static handler *new_handler(void) {
     handler *(*get)(void) = weak_get_new_handler;
     if (get == NULL) {
         *(void **)&get = cxx_symbol("_ZSt15get_new_handlerv");
     }
-    handler *found = get == NULL ? NULL : get();
+    return get == NULL ? NULL : get();
+}
+
+/* Runs the new-handler once. False when there is none. It may throw. */
+static bool run_new_handler(void) {
+    handler *found = new_handler();
     if (found != NULL) {
         found();
     }
@@ -79,18 +83,18 @@ static void *allocate_or_throw(size_t size_bytes, size_t alignment, unsigned fam
 }
 
 /* The nothrow forms: a handler that throws means NULL, and only C++ can catch. The library's own nothrow form does: it calls the
- * throwing operator, which is ours again, and catches. Without it, memory that is out stays out. */
+ * throwing operator, which is ours again, and catches. Without it, or without a handler, memory that is out stays out. */
 static __attribute__((noinline, cold)) void *allocate_failed(size_t size_bytes, const void *tag,
                                                              const char *library_form) {
     void *(*form)(size_t size, const void *nothrow);
-    *(void **)&form = dlsym == NULL ? NULL : dlsym(RTLD_NEXT, library_form);
+    *(void **)&form = dlsym == NULL || new_handler() == NULL ? NULL : dlsym(RTLD_NEXT, library_form);
     return form == NULL ? NULL : form(size_bytes, tag);
 }
 
 static __attribute__((noinline, cold)) void *allocate_aligned_failed(size_t size_bytes, size_t alignment,
                                                                      const void *tag, const char *library_form) {
     void *(*form)(size_t size, size_t align, const void *nothrow);
-    *(void **)&form = dlsym == NULL ? NULL : dlsym(RTLD_NEXT, library_form);
+    *(void **)&form = dlsym == NULL || new_handler() == NULL ? NULL : dlsym(RTLD_NEXT, library_form);
     return form == NULL ? NULL : form(size_bytes, alignment, tag);
 }
 

@@ -32,21 +32,23 @@ bool moat_tune_fails(void) {
 
 /* ---- budget -------------------------------------------------------------------------------------------------------------- */
 
-static uint64_t own_add(uint64_t bytes) {
-    return atomic_fetch_add_explicit(&moat_process.own_bytes, bytes, memory_order_relaxed) + bytes;
+/* What is left of the budget to tables once each quarantine is as full as it may become. */
+static uint64_t table_budget(void) {
+    uint64_t budget = moat_process.options.budget;
+    uint64_t held_bytes =
+        (uint64_t)(moat_process.config.near_bytes + moat_process.config.far_bytes) * moat_process.shard_count;
+    return budget == 0 ? UINT64_MAX : budget > held_bytes ? budget - held_bytes : 0;
 }
 
 static void *counted_acquire(void *limited, size_t size_bytes, size_t *got_bytes) {
     const struct moat_source *pages = moat_pages_source();
-    uint64_t budget = moat_process.options.budget;
-    if (limited != NULL && budget != 0 &&
-        atomic_load_explicit(&moat_process.own_bytes, memory_order_relaxed) + size_bytes > budget) {
+    uint64_t before = atomic_fetch_add_explicit(&moat_process.own_bytes, size_bytes, memory_order_relaxed);
+    bool allowed = limited == NULL || before + size_bytes <= table_budget();
+    void *memory = allowed ? pages->acquire(pages->context, size_bytes, got_bytes) : NULL;
+    uint64_t used_bytes = memory != NULL ? *got_bytes : 0;
+    atomic_fetch_add_explicit(&moat_process.own_bytes, used_bytes - size_bytes, memory_order_relaxed);
+    if (!allowed) {
         atomic_store_explicit(&moat_process.budget_met, true, memory_order_relaxed);
-        return NULL;
-    }
-    void *memory = pages->acquire(pages->context, size_bytes, got_bytes);
-    if (memory != NULL) {
-        own_add(*got_bytes);
     }
     return memory;
 }
@@ -182,6 +184,7 @@ void moat_tune_apply(void) {
         config->near_bytes = config->near_bytes < share_bytes ? config->near_bytes : (size_t)share_bytes;
         config->far_bytes = config->far_bytes < share_bytes ? config->far_bytes : (size_t)share_bytes;
     }
+    config->hard_budget = options->budget != 0;
     config->far_one_in = (uint32_t)options->quarantine_far_one_in;
     config->realloc_always_moves = options->realloc_moves == MOAT_REALLOC_MOVES_ALWAYS;
     moat_process.failing = options->fail_after != 0 || options->fail_every != 0;
