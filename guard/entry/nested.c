@@ -65,7 +65,7 @@ static __attribute__((noinline, cold)) void *allocate_nested(struct moat_thread 
 static __attribute__((noinline, cold)) void defer(struct moat_thread *self, void *user, unsigned family,
                                                   uintptr_t caller) {
     if (self->deferred_count < MOAT_DEFERRED_MAX) {
-        self->deferred[self->deferred_count++] = (struct moat_deferred){user, caller, family};
+        self->deferred[self->deferred_count++] = (struct moat_deferred){user, MOAT_CALLER_PC(caller), family};
     }
 }
 
@@ -167,6 +167,6 @@ void moat_nested_settle(void) {
             self->deferred_count++; /* a handler again */
             return;
         }
-        moat_block_free_plainly(one.user, one.family, MOAT_CLAIMED_NOTHING, one.caller);
+        moat_block_free_plainly(one.user, one.family, MOAT_CLAIMED_NOTHING, MOAT_CALLER_GONE(one.caller_pc));
     }
 }

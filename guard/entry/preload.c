@@ -8,10 +8,20 @@
 #include "guard/port/linux/module.h"
 
 #include <dlfcn.h>
+#include <link.h>
+
+/* A program that is linked to fixed addresses and takes malloc's is given an entry of its own table of jumps, which leads to
+ * whoever serves: its symbol says that it is defined elsewhere. */
+static bool is_defined(void *function) {
+    Dl_info info;
+    void *symbol = NULL;
+    return dladdr1(function, &info, &symbol, RTLD_DL_SYMENT) == 0 || symbol == NULL ||
+           ((const ElfW(Sym) *)symbol)->st_shndx != SHN_UNDEF;
+}
 
 bool moat_preload_is_bypassed(void) {
     void *served_by = dlsym(RTLD_DEFAULT, "malloc");
-    return served_by != NULL && !moat_module_is_own((uintptr_t)served_by);
+    return served_by != NULL && !moat_module_is_own((uintptr_t)served_by) && is_defined(served_by);
 }
 
 typedef int start_main(int (*program)(int, char **, char **), int argument_count, char **arguments, void (*init)(void),

@@ -33,8 +33,12 @@
 
 /* What is visible outside the library. Everything else is hidden. */
 #define MOAT_EXPORT __attribute__((visibility("default")))
-/* The return address of the exported function this stands in. */
-#define MOAT_CALLER ((uintptr_t)__builtin_return_address(0))
+/* Who called the exported function this stands in: the address of a `struct moat_walk_registers` on its stack, good until it returns. */
+#define MOAT_CALLER ((uintptr_t)MOAT_WALK_CALLER)
+/* The return address in it. */
+#define MOAT_CALLER_PC(caller) (((const struct moat_walk_registers *)(caller))->pc)
+/* A caller that has returned, of whose stack no more is left than this. */
+#define MOAT_CALLER_GONE(return_address) ((uintptr_t) & (const struct moat_walk_registers){.pc = (return_address)})
 
 /* One guard, its heap and its lock. Threads are spread over shards; a freed pointer's address tells its shard. */
 struct moat_shard {
@@ -60,7 +64,7 @@ struct moat_shard {
 
 struct moat_deferred {
     void *user;
-    uintptr_t caller;
+    uintptr_t caller_pc;
     unsigned family;
 };
 
@@ -180,7 +184,7 @@ void moat_thread_after_fork(void);
 
 /* ---- stack.c --------------------------------------------------------------------------------------------------------- */
 
-/* The calling thread's stack as a depot id; 0 when stacks are off. Context: no lock held. */
+/* The calling thread's stack as a depot id, from MOAT_CALLER outwards; 0 when stacks are off. Context: no lock held. */
 uint32_t moat_stack_capture(struct moat_thread *self, uintptr_t caller);
 
 /* Adds a stack of return addresses, innermost first, to the depot. */

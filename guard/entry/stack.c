@@ -55,12 +55,14 @@ uint32_t moat_stack_capture(struct moat_thread *self, uintptr_t caller) {
         atomic_load_explicit(&moat_process.stage, memory_order_relaxed) < MOAT_STAGE_RUNNING) {
         return 0; /* before the constructor, static programs cannot even tell their modules */
     }
+    const struct moat_walk_registers *registers = (const struct moat_walk_registers *)caller;
     struct moat_unwind_frame here;
-    if (self->shielded != 0 || !moat_unwind_enter(&here)) {
-        return moat_stack_intern(&caller, 1, false); /* from the unwinder itself, or a signal that interrupted it */
+    if (self->shielded != 0 || registers->sp == 0 || !moat_unwind_enter(&here)) {
+        /* from the unwinder itself, or a signal that interrupted it; or the rest is gone */
+        return moat_stack_intern(&registers->pc, 1, false);
     }
     unsigned most = (unsigned)moat_process.options.stack_frames;
-    moat_unwind_capture_next(&self->walk, caller, most);
+    moat_unwind_capture_next(&self->walk, registers, most);
     uint32_t id = intern_walked(self, most);
     moat_unwind_leave(&here);
     return id;

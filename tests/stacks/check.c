@@ -16,8 +16,10 @@
 
 enum { ORACLE_FRAMES_MAX = 4096, TEXT_BYTES = 512 };
 
-enum moat_walk_result __real_moat_walk(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most);
-enum moat_walk_result __wrap_moat_walk(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most);
+enum moat_walk_result __real_moat_walk(struct moat_walk_memory *memory, const struct moat_walk_registers *caller,
+                                       size_t most);
+enum moat_walk_result __wrap_moat_walk(struct moat_walk_memory *memory, const struct moat_walk_registers *caller,
+                                       size_t most);
 
 static _Atomic unsigned long walks, lost, hard, compared, frames_total, new_frames;
 static unsigned long every = 1;
@@ -131,8 +133,9 @@ static void set_up(void) {
     write_counts();
 }
 
-enum moat_walk_result __wrap_moat_walk(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most) {
-    enum moat_walk_result result = __real_moat_walk(memory, caller_pc, most);
+enum moat_walk_result __wrap_moat_walk(struct moat_walk_memory *memory, const struct moat_walk_registers *caller,
+                                       size_t most) {
+    enum moat_walk_result result = __real_moat_walk(memory, caller, most);
     if (inside) {
         return result;
     }
@@ -147,7 +150,7 @@ enum moat_walk_result __wrap_moat_walk(struct moat_walk_memory *memory, uintptr_
         frames_total += memory->count;
         new_frames += memory->count - memory->kept;
         if (number % every == 0) {
-            compare(memory, caller_pc, most, result);
+            compare(memory, caller->pc, most, result);
         }
         if ((number & (number - 1)) == 0 || number % 10000 == 0) {
             write_counts();

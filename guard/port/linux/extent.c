@@ -24,6 +24,8 @@ static uintptr_t readable_until(uintptr_t from, uintptr_t end, uintptr_t most) {
     return from;
 }
 
+uintptr_t moat_extent_first_sp(void) { return &__libc_stack_end != NULL ? (uintptr_t)__libc_stack_end : 0; }
+
 static uintptr_t page_start(uintptr_t address) { return address & ~(moat_pages_size() - 1); }
 
 /* Whether home reaches down to an address; makes it if so. */
@@ -46,8 +48,7 @@ static bool home_reaches(struct moat_extents *extents, uintptr_t address, uintpt
  * below its stack, which ends where the program began. */
 static bool home_find(struct moat_extents *extents, uintptr_t sp) {
     uintptr_t record = (uintptr_t)pthread_self();
-    uintptr_t first = &__libc_stack_end != NULL ? (uintptr_t)__libc_stack_end + sizeof(uintptr_t) : 0;
-    uintptr_t end = record > sp ? record : first;
+    uintptr_t end = record > sp ? record : moat_extent_first_sp() + sizeof(uintptr_t);
     if (end <= sp || sp <= extents->not_home) {
         return false;
     }

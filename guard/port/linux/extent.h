@@ -26,6 +26,9 @@ static inline bool moat_extent_holds(const struct moat_extent *extent, uintptr_t
     return address >= extent->low && address < extent->end && extent->end - address >= sizeof(uintptr_t);
 }
 
+/* The stack pointer that the process began with; 0 when it cannot be told. */
+uintptr_t moat_extent_first_sp(void);
+
 /* The extent that a stack pointer is in, found anew when the thread changed stacks.
  * Takes:   sp: of this thread, a multiple of the word size.
  * Gives:   an extent of `extents` that holds sp; NULL when the word there is not readable.

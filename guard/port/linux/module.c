@@ -447,9 +447,10 @@ bool moat_module_find_table(uintptr_t address, struct moat_module_table *table) 
     return true;
 }
 
-bool moat_module_has_loader(void) {
+void moat_module_get_loader(uintptr_t *start, uintptr_t *end) {
     (void)moat_module_is_loader(0);
-    return atomic_load_explicit(&own->loader.end, memory_order_relaxed) != 0;
+    *start = atomic_load_explicit(&own->loader.start, memory_order_relaxed);
+    *end = atomic_load_explicit(&own->loader.end, memory_order_relaxed);
 }
 
 bool moat_module_is_own(uintptr_t pc) { return moat_module_range_holds(&own->own, moat_module_find_own, pc); }

@@ -43,8 +43,8 @@ bool moat_module_is_own(uintptr_t pc);
 /* Whether an address lies in the dynamic loader (false in static programs). Context: any. */
 bool moat_module_is_loader(uintptr_t pc);
 
-/* Whether there is a loader that calls of malloc and free can be told by. Context: any. */
-bool moat_module_has_loader(void);
+/* Where the loader is, to tell its calls of malloc and free by; 0 and 0 in static programs. Context: any. */
+void moat_module_get_loader(uintptr_t *start, uintptr_t *end);
 
 /* A module's extent and its .eh_frame_hdr, NULL when it has none. */
 struct moat_module_table {

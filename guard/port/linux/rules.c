@@ -12,14 +12,9 @@
 
 static struct moat_rules_state *const own = &moat_port_state.rules;
 
-/* An entry is two words: pc and the epoch's lower part, the rule and the epoch's upper part. */
-enum { KEY_PC_BITS = 48, KEY_EPOCH_BITS = 64 - KEY_PC_BITS, RULE_OFFSET_BITS = 32, RULE_BP_OFFSET_BITS = 16 };
-enum {
-    RULE_KIND_SHIFT = RULE_OFFSET_BITS + RULE_BP_OFFSET_BITS,
-    RULE_BP_SHIFT = RULE_KIND_SHIFT + MOAT_RULE_KIND_BITS
-};
-enum { RULE_EPOCH_SHIFT = RULE_BP_SHIFT + MOAT_RULE_BP_BITS, EPOCH_BITS = KEY_EPOCH_BITS + 64 - RULE_EPOCH_SHIFT };
+enum { EPOCH_BITS = MOAT_RULE_KEY_EPOCH_BITS + MOAT_RULE_EPOCH_BITS };
 _Static_assert((int)MOAT_RULE_HARD < 1 << MOAT_RULE_KIND_BITS, "a kind fits its bits");
+_Static_assert((int)MOAT_RULE_BP_AT_BP < 1 << MOAT_RULE_BP_BITS, "so does the way rbp was saved");
 
 #define EPOCH_PERMANENT UINT64_C(0)
 /* It comes round after a hundred million unloads. */
@@ -77,14 +72,11 @@ static int visit_first(struct dl_phdr_info *info, size_t size, void *unloads) {
     return 1;
 }
 
-void moat_rules_loader_calls(void) { atomic_fetch_add_explicit(&own->loader_calls, 1, memory_order_relaxed); }
-
 /* Whoever runs code of a module has the loader's calls from before it was loaded behind it, so that it sees them counted. */
-bool moat_rules_changed(struct moat_rules_view *view) {
-    uint64_t calls = 1 + atomic_load_explicit(&own->loader_calls, memory_order_relaxed), unloads = 0;
-    if (__builtin_expect(calls == view->loader_calls, 1)) {
-        return false;
-    }
+bool moat_rules_look_again(struct moat_rules_view *view, bool loader_calls) {
+    uint64_t unloads = 0;
+    uint64_t calls =
+        1 + atomic_fetch_add_explicit(&own->loader_calls, loader_calls, memory_order_relaxed) + loader_calls;
     (void)dl_iterate_phdr(visit_first, &unloads);
     if (unloads < view->unloads) {
         /* Namespaces of dlmopen are in use, which the loader's arithmetic is not made for. */
@@ -110,7 +102,7 @@ void moat_rules_init(bool first) {
         module_stays(getauxval(AT_BASE));
         module_stays((uintptr_t)stdout); /* lies in the C library */
     }
-    own->has_loader = moat_module_has_loader();
+    moat_module_get_loader(&own->loader.start, &own->loader.end);
     own->entries = moat_pages_map(sizeof(struct moat_rules_entry) << MOAT_RULES_BITS, 0);
 }
 
@@ -134,7 +126,9 @@ static bool follows_call(uintptr_t return_address) {
 
 /* For an address that no table speaks of. libgcc's unwinder may know more, of code made at run time; but to ask it takes a lock that it
  * holds itself where it allocates and frees, and a stack that ends early is better than a program that hangs. */
-static enum moat_rule_kind kind_without_table(uintptr_t pc) { return follows_call(pc + 1) ? MOAT_RULE_NONE : MOAT_RULE_JUNK; }
+static enum moat_rule_kind kind_without_table(uintptr_t pc) {
+    return follows_call(pc + 1) ? MOAT_RULE_NONE : MOAT_RULE_JUNK;
+}
 
 static struct moat_rule learn(uintptr_t pc, uint64_t now, uint64_t *epoch) {
     struct moat_module_table table;
@@ -155,44 +149,36 @@ static bool may_keep(const struct moat_rule *rule, uint64_t epoch) {
     if (rule->kind == MOAT_RULE_NONE || rule->kind == MOAT_RULE_JUNK || rule->kind == MOAT_RULE_HARD) {
         return epoch == EPOCH_PERMANENT && rule->kind != MOAT_RULE_JUNK;
     }
-    return epoch == EPOCH_PERMANENT || (own->has_loader && epoch != EPOCH_UNKNOWN &&
+    return epoch == EPOCH_PERMANENT || (own->loader.end != 0 && epoch != EPOCH_UNKNOWN &&
                                         !atomic_load_explicit(&own->unloads_unknown, memory_order_relaxed));
 }
 
 static uint64_t rule_pack(const struct moat_rule *rule, uint64_t epoch) {
-    return (uint64_t)(uint32_t)rule->cfa_offset | (uint64_t)(uint16_t)rule->bp_offset << RULE_OFFSET_BITS |
-           (uint64_t)rule->kind << RULE_KIND_SHIFT | (uint64_t)rule->bp << RULE_BP_SHIFT |
-           epoch >> KEY_EPOCH_BITS << RULE_EPOCH_SHIFT;
+    return (uint64_t)(uint32_t)rule->cfa_offset << MOAT_RULE_CFA_OFFSET_SHIFT |
+           (uint64_t)(uint16_t)rule->bp_offset << MOAT_RULE_BP_OFFSET_SHIFT |
+           epoch >> MOAT_RULE_KEY_EPOCH_BITS << MOAT_RULE_EPOCH_SHIFT | (uint64_t)rule->bp << MOAT_RULE_BP_SHIFT |
+           rule->kind;
 }
 
-static struct moat_rule rule_unpack(uint64_t word) {
-    return (struct moat_rule){.cfa_offset = (int32_t)(uint32_t)word,
-                              .bp_offset = (int16_t)(uint16_t)(word >> RULE_OFFSET_BITS),
-                              .kind = (word >> RULE_KIND_SHIFT) & ((1u << MOAT_RULE_KIND_BITS) - 1),
-                              .bp = (word >> RULE_BP_SHIFT) & ((1u << MOAT_RULE_BP_BITS) - 1)};
-}
-
-/* An entry's first word is masked with its second: words of two writers never look like one entry. */
-struct moat_rule moat_rules_find(uintptr_t pc, const struct moat_rules_view *view) {
-    if (own->entries == NULL || (uint64_t)pc >> (KEY_PC_BITS - 1) != 0) {
-        return (struct moat_rule){.kind = MOAT_RULE_JUNK}; /* the kernel's half, or no address at all */
+uint64_t moat_rules_find_slowly(uintptr_t pc, const struct moat_rules_view *view) {
+    if (pc >> (MOAT_RULE_PC_BITS - 1) != 0) {
+        return MOAT_RULE_JUNK; /* the kernel's half, or no address at all */
     }
-    struct moat_rules_entry *entry = &own->entries[(pc * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - MOAT_RULES_BITS)];
+    struct moat_rules_entry *entry = moat_rules_entry(pc);
     uint64_t word = atomic_load_explicit(&entry->rule, memory_order_relaxed);
     uint64_t key = atomic_load_explicit(&entry->key, memory_order_relaxed) ^ word;
-    if (__builtin_expect((key & ((UINT64_C(1) << KEY_PC_BITS) - 1)) == pc, 1)) {
-        uint64_t epoch = key >> KEY_PC_BITS | word >> RULE_EPOCH_SHIFT << KEY_EPOCH_BITS;
-        if (epoch == EPOCH_PERMANENT || epoch == view->epoch) {
-            return rule_unpack(word);
-        }
+    uint64_t now = (uint64_t)pc | view->epoch << MOAT_RULE_PC_BITS;
+    uint64_t upper = view->epoch >> MOAT_RULE_KEY_EPOCH_BITS << MOAT_RULE_EPOCH_SHIFT;
+    if (key == now && (word & MOAT_RULE_EPOCH_MASK) == upper && view->epoch != 0) {
+        return word;
     }
     uint64_t epoch;
     struct moat_rule rule = learn(pc, view->epoch, &epoch);
+    word = rule_pack(&rule, epoch);
     if (may_keep(&rule, epoch)) {
-        word = rule_pack(&rule, epoch);
-        key = (uint64_t)pc | epoch << KEY_PC_BITS;
+        key = (uint64_t)pc | epoch << MOAT_RULE_PC_BITS;
         atomic_store_explicit(&entry->rule, word, memory_order_relaxed);
         atomic_store_explicit(&entry->key, key ^ word, memory_order_relaxed);
     }
-    return rule;
+    return word;
 }

@@ -51,8 +51,8 @@ struct moat_rules_state {
     struct moat_rules_entry *entries;
     unsigned staying_count;
     struct moat_rules_range staying[MOAT_RULES_STAYING_MAX]; /* modules that are never unloaded */
-    bool has_loader;
-    _Atomic bool unloads_unknown; /* they cannot be counted */
+    struct moat_rules_range loader;                          /* empty: it cannot be told when it calls */
+    _Atomic bool unloads_unknown;                            /* they cannot be counted */
     _Atomic uint64_t loader_calls;
 };
 

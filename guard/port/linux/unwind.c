@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "guard/port/linux/unwind.h"
 #include "guard/port/linux/roots.h"
+#include "guard/port/linux/rules.h"
 #include "guard/port/linux/state.h"
 #include "guard/port/linux/walk.h"
 
@@ -302,13 +303,11 @@ static __attribute__((noinline)) void moat_unwind_fill(struct moat_walk_memory *
     memory->count = (uint32_t)count;
 }
 
-void moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most) {
-    if (__builtin_expect(moat_module_is_loader(caller_pc), 0))
-        moat_rules_loader_calls();
-    if (__builtin_expect(moat_rules_changed(&memory->view), 0))
+void moat_unwind_capture_next(struct moat_walk_memory *memory, const struct moat_walk_registers *caller, size_t most) {
+    if (moat_rules_changed(&memory->view, caller->pc))
         memory->count = 0;
-    if (__builtin_expect(moat_walk(memory, caller_pc, most) == MOAT_WALK_HARD, 0))
-        moat_unwind_fill(memory, caller_pc, most);
+    if (__builtin_expect(moat_walk(memory, caller, most) == MOAT_WALK_HARD, 0))
+        moat_unwind_fill(memory, caller->pc, most);
 }
 
 void moat_unwind_end(void) { atomic_store(&ended, true); }

@@ -54,11 +54,11 @@ void moat_unwind_leave(struct moat_unwind_frame *here);
 
 /* Captures the calling thread's stack between enter and leave, by own rules, and walks only as far as it differs from the
  * thread's latest one. What these rules do not cover is left to a loaded unwinder.
- * Takes:   the thread's memory; caller_pc as capture does; most: 1 to MOAT_UNWIND_FRAMES_MAX frames wanted.
+ * Takes:   the thread's memory; the registers to begin with, MOAT_WALK_CALLER's in the entry point; most: 1 to MOAT_UNWIND_FRAMES_MAX frames wanted.
  * Gives:   the stack in memory->frames, outermost first, at least the caller's frame. Of frames further out than `most`
  *          nothing is proved.
  * Context: any thread, no lock of Moat's held. errno is kept. */
-void moat_unwind_capture_next(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most);
+void moat_unwind_capture_next(struct moat_walk_memory *memory, const struct moat_walk_registers *caller, size_t most);
 
 /* The stack of what a signal interrupted.
  * Takes:   ucontext, the third argument of a handler set with SA_SIGINFO; frames with room for most +

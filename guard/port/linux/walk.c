@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "guard/port/linux/walk.h"
 #include "guard/port/linux/pages.h"
+#include "guard/port/linux/rules.h"
 #include "guard/port/linux/unwind.h"
 
 #ifdef __x86_64__
@@ -28,6 +29,9 @@ struct walker {
     bool jumped;        /* from one stack to another, or over a signal: addresses do not tell the order of frames */
     uintptr_t end_slot; /* the word whose being 0 ended the stack */
 };
+
+enum { SLOTS_CFA_SHIFT = 48 };
+#define SLOTS_BP_MASK ((UINT64_C(1) << SLOTS_CFA_SHIFT) - 1)
 
 static uintptr_t word_at(uintptr_t address) {
     uintptr_t word;
@@ -70,8 +74,12 @@ static enum step step_over_signal(struct walker *walker, const struct moat_walk_
     return walker->extent != NULL && caller->pc != 0 ? STEP_CALLER : STEP_BAD;
 }
 
-/* For rules that do not lead to a caller. */
-static enum step step_nowhere(unsigned kind, bool exact) {
+/* For rules that do not lead to a caller. The process's very first code, the loader's, has no table on some systems: it is known by
+ * its stack pointer, which is where the kernel put it. */
+static enum step step_nowhere(unsigned kind, bool exact, uintptr_t sp) {
+    if (kind == MOAT_RULE_NONE && sp == moat_extent_first_sp()) {
+        return STEP_END;
+    }
     switch (kind) {
     case MOAT_RULE_END:
         return STEP_END;
@@ -84,44 +92,56 @@ static enum step step_nowhere(unsigned kind, bool exact) {
     }
 }
 
+/* Where the caller's rsp lies in a frame that keeps it in memory. */
+static bool deref(struct walker *walker, struct moat_walk_frame *frame, uint64_t rule, uintptr_t *cfa) {
+    const uintptr_t offset = moat_rule_cfa_offset(rule), slot = frame->bp + offset;
+    frame->slots = (uint64_t)offset << SLOTS_CFA_SHIFT;
+    if (frame->slots == 0 || (uintptr_t)((intptr_t)frame->slots >> SLOTS_CFA_SHIFT) != offset ||
+        !may_read(walker, slot)) {
+        return false;
+    }
+    *cfa = word_at(slot);
+    return true;
+}
+
 /* From a frame to its caller's; the words it was left by are noted in `frame`. */
 static inline enum step step(struct walker *walker, struct moat_walk_frame *frame, struct moat_walk_frame *caller) {
     const bool exact = walker->exact;
-    const struct moat_rule rule = moat_rules_find(frame->pc - !exact, walker->view);
+    const uint64_t rule = moat_rules_find(frame->pc - !exact, walker->view);
     uintptr_t cfa;
-    walker->exact = false;
-    frame->bp_slot = frame->cfa_slot = 0;
-    switch (rule.kind) {
+    frame->slots = 0;
+    switch (moat_rule_kind(rule)) {
     case MOAT_RULE_SP:
-        cfa = frame->sp + (uintptr_t)(intptr_t)rule.cfa_offset;
+        cfa = frame->sp + moat_rule_cfa_offset(rule);
         break;
     case MOAT_RULE_BP:
-        cfa = frame->bp + (uintptr_t)(intptr_t)rule.cfa_offset;
+        cfa = frame->bp + moat_rule_cfa_offset(rule);
         break;
     case MOAT_RULE_BP_DEREF:
-        frame->cfa_slot = frame->bp + (uintptr_t)(intptr_t)rule.cfa_offset;
-        if (!may_read(walker, frame->cfa_slot)) {
+        if (!deref(walker, frame, rule, &cfa)) {
             return STEP_BAD;
         }
-        cfa = word_at(frame->cfa_slot);
         break;
     case MOAT_RULE_SIGNAL:
         return step_over_signal(walker, frame, caller);
     default:
-        return step_nowhere(rule.kind, exact);
+        return step_nowhere(moat_rule_kind(rule), exact, frame->sp);
     }
+    walker->exact = false;
     const uintptr_t pc_slot = cfa - sizeof(uintptr_t);
     bool usual = cfa > frame->sp && cfa % sizeof(uintptr_t) == 0 && moat_extent_holds(walker->extent, pc_slot);
     if (__builtin_expect(!usual, 0) && !change_extent(walker, frame, cfa)) {
         return STEP_BAD;
     }
     caller->bp = frame->bp;
-    if (rule.bp != MOAT_RULE_BP_SAME) {
-        frame->bp_slot = (rule.bp == MOAT_RULE_BP_AT_CFA ? cfa : frame->bp) + (uintptr_t)(intptr_t)rule.bp_offset;
-        if (!may_read(walker, frame->bp_slot)) {
+    if (moat_rule_bp(rule) != MOAT_RULE_BP_SAME) {
+        const uintptr_t slot =
+            (moat_rule_bp(rule) == MOAT_RULE_BP_AT_CFA ? cfa : frame->bp) + moat_rule_bp_offset(rule);
+        if (!may_read(walker, slot)) {
             return STEP_BAD;
         }
-        caller->bp = word_at(frame->bp_slot);
+        frame->slots |= slot;
+        caller->bp = word_at(slot);
     }
     caller->sp = cfa;
     caller->pc = word_at(pc_slot);
@@ -134,19 +154,29 @@ static inline enum step step(struct walker *walker, struct moat_walk_frame *fram
 
 /* ---- what is remembered ---------------------------------------------------------------------------------------------- */
 
+/* Whether the words that a frame was left by, beside the return address, still lead to the same caller. */
+static inline bool slots_hold(const struct moat_walk_frame *frame, const struct moat_walk_frame *caller) {
+    const uint64_t slots = frame->slots, bp_slot = slots & SLOTS_BP_MASK;
+    if (__builtin_expect(slots > SLOTS_BP_MASK, 0) &&
+        word_at(frame->bp + (uintptr_t)((intptr_t)slots >> SLOTS_CFA_SHIFT)) != caller->sp) {
+        return false;
+    }
+    return bp_slot == 0 || word_at(bp_slot) == caller->bp;
+}
+
 /* How far out a walk would come again just as remembered, starting at the frame `index` and not going further than to
  * `until`. Gives the index of the outermost frame so proved. */
-static uint32_t proved_until(const struct moat_walk_memory *memory, uint32_t index, uint32_t until) {
-    for (; index > until; index--) {
-        const struct moat_walk_frame *frame = &memory->frames[index];
-        const struct moat_walk_frame *caller = &memory->frames[index - 1];
-        if ((frame->cfa_slot != 0 && word_at(frame->cfa_slot) != caller->sp) ||
-            (frame->bp_slot != 0 && word_at(frame->bp_slot) != caller->bp) ||
+static inline uint32_t proved_until(const struct moat_walk_memory *memory, uint32_t index, uint32_t until) {
+    const struct moat_walk_frame *frame = &memory->frames[index], *const last = &memory->frames[until];
+    while (frame > last) {
+        const struct moat_walk_frame *caller = frame - 1;
+        if ((frame->slots != 0 && !slots_hold(frame, caller)) ||
             word_at(caller->sp - sizeof(uintptr_t)) != caller->pc) {
             break;
         }
+        frame = caller;
     }
-    return index;
+    return (uint32_t)(frame - memory->frames);
 }
 
 /* Whether the remembered stack has this frame, and goes on from there as it did, as far out as is wanted. Then it is the last
@@ -237,41 +267,27 @@ static enum moat_walk_result walk_outwards(struct moat_walk_memory *memory, stru
 
 _Static_assert(MOAT_WALK_FRAMES_MAX >= 2 * MOAT_UNWIND_FRAMES_MAX, "after a cut there is as much as is asked for");
 
-__attribute__((noinline)) enum moat_walk_result moat_walk(struct moat_walk_memory *memory, uintptr_t caller_pc,
-                                                          size_t most) {
-    struct moat_walk_frame *fresh = memory->fresh;
-    struct walker walker = {.extents = &memory->extents, .view = &memory->view};
-    struct moat_walk_frame here = {0};
+enum moat_walk_result moat_walk(struct moat_walk_memory *memory, const struct moat_walk_registers *caller,
+                                size_t most) {
+    struct walker walker = {.extents = &memory->extents, .view = &memory->view, .exact = caller->exact};
     memory->walks++;
     memory->kept = 0;
-    if (memory->forgetful) {
+    if (__builtin_expect(memory->forgetful, 0)) {
         memory->count = 0;
         memory->forgetful = false;
     }
-    /* This function's own frame: its registers, and an address in it whose rule describes them. */
-    __asm__ volatile("leaq 1f(%%rip), %0\n\tmovq %%rsp, %1\n\tmovq %%rbp, %2\n1:"
-                     : "=&r"(here.pc), "=&r"(here.sp), "=&r"(here.bp));
-    walker.exact = true;
-    walker.extent = moat_extents_enter(&memory->extents, here.sp);
-    enum step last = walker.extent != NULL ? STEP_CALLER : STEP_BAD;
-    /* Moat's own frames, alternately in two places. */
-    struct moat_walk_frame *frame = &here, *caller = &fresh[0];
-    for (unsigned i = 0; last == STEP_CALLER && i < MOAT_UNWIND_SLACK; i++) {
-        last = step(&walker, frame, caller);
-        if (last == STEP_CALLER && caller->pc == caller_pc) {
-            fresh[0] = *caller;
-            enum moat_walk_result result = walk_outwards(memory, &walker, most);
-            if (result == MOAT_WALK_HARD) {
-                memory->count = 0;
-            }
-            return result;
-        }
-        struct moat_walk_frame *next = frame;
-        frame = caller;
-        caller = next;
+    enum moat_walk_result result = MOAT_WALK_HARD;
+    bool home = caller->sp % sizeof(uintptr_t) == 0 && moat_extent_holds(&memory->extents.home, caller->sp);
+    walker.extent =
+        __builtin_expect(home, 1) ? &memory->extents.home : moat_extents_enter(&memory->extents, caller->sp);
+    if (walker.extent != NULL && moat_walk_is_available()) {
+        memory->fresh[0] = (struct moat_walk_frame){caller->pc, caller->sp, caller->bp, 0};
+        result = walk_outwards(memory, &walker, most);
     }
-    memory->count = 0;
-    return MOAT_WALK_HARD;
+    if (result == MOAT_WALK_HARD) {
+        memory->count = 0;
+    }
+    return result;
 }
 
 bool moat_walk_is_available(void) { return moat_rules_are_available(); }
@@ -316,8 +332,9 @@ size_t moat_walk_from(const struct moat_walk_registers *registers, uintptr_t *fr
 
 bool moat_walk_is_available(void) { return false; }
 
-enum moat_walk_result moat_walk(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most) {
-    (void)caller_pc;
+enum moat_walk_result moat_walk(struct moat_walk_memory *memory, const struct moat_walk_registers *caller,
+                                size_t most) {
+    (void)caller;
     (void)most;
     memory->count = memory->kept = 0;
     return MOAT_WALK_HARD;

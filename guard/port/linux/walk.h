@@ -1,6 +1,6 @@
 /* Incremental stacks: walks from inside outwards only until a frame is met that the thread's latest stack had too, and
  * proves the rest of that by comparing. x86-64 only; elsewhere nothing is ever walked and the caller uses an unwinder.
- * May include: rules.h, extent.h, the C library's freestanding headers, <string.h>.
+ * May include: view.h, extent.h, the C library's freestanding headers, <string.h>.
  *
  * A frame is (pc, sp, bp). Its caller follows from the pc's rule and from the words on the stack that hold return
  * address and saved rbp. So when a frame equals a remembered one and all those words from there on outwards are
@@ -9,7 +9,7 @@
 #define MOAT_PORT_WALK_H
 
 #include "guard/port/linux/extent.h"
-#include "guard/port/linux/rules.h"
+#include "guard/port/linux/view.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,11 +19,11 @@
 /* What is remembered of a stack at most; deeper ones lose their outermost frames. At least twice what is asked for. */
 #define MOAT_WALK_FRAMES_MAX 1024
 
-/* A frame and the words it was left by; a slot is 0 when no word was needed. */
+/* A frame and the words it was left by, beside the return address, which lies below the caller's sp. */
 struct moat_walk_frame {
     uintptr_t pc, sp, bp;
-    uintptr_t bp_slot;  /* holds the caller's bp */
-    uintptr_t cfa_slot; /* holds the caller's sp */
+    uint64_t
+        slots; /* lower 48 bits: where the caller's bp was read, 0: nowhere; upper 16: its sp, counted from bp, 0: nowhere */
 };
 
 /* What a thread keeps of its latest stack. */
@@ -58,21 +58,27 @@ enum moat_walk_result {
 /* Whether stacks are walked here at all: on this processor, and after moat_rules_init. */
 bool moat_walk_is_available(void);
 
-/* Walks the calling thread's stack.
- * Takes:   the thread's memory, its view up to date; caller_pc: the return address in the innermost frame wanted, which lies
- *          no more than MOAT_UNWIND_SLACK frames out of here; most: how many frames are wanted, at most half of what the
- *          memory has room for.
- * Gives:   in memory->frames the stack from that frame on outwards; of frames further out than `most` nothing is proved.
- * Cost:    about 1 ns a frame that is compared, 3 one that is walked by a known rule.
- * Context: any thread, signal handlers too; not re-entered on one memory, which may be left by longjmp. No memory is read
- *          that may not be readable, whatever the stack holds. */
-enum moat_walk_result moat_walk(struct moat_walk_memory *memory, uintptr_t caller_pc, size_t most);
-
 /* The registers to walk from. */
 struct moat_walk_registers {
     uintptr_t pc, sp, bp;
     bool exact; /* pc is an instruction's own address, not a return address */
 };
+
+/* The caller of the function this stands in, for as long as its block lasts: the registers it will have when the call has returned. That
+ * they lie on the stack keeps the function from leaving its frame to one it calls last. */
+#define MOAT_WALK_CALLER                                                                                               \
+    (&(const struct moat_walk_registers){.pc = (uintptr_t)__builtin_return_address(0),                                 \
+                                         .sp = (uintptr_t)__builtin_dwarf_cfa(),                                       \
+                                         .bp = *(const uintptr_t *)__builtin_frame_address(0)})
+
+/* Walks the calling thread's stack.
+ * Takes:   the thread's memory, its view up to date; where to begin, a frame of this thread's stack; most: how many frames
+ *          are wanted, at most half of what the memory has room for.
+ * Gives:   in memory->frames the stack from that frame on outwards; of frames further out than `most` nothing is proved.
+ * Cost:    about 1 ns a frame that is compared, 3 one that is walked by a known rule.
+ * Context: any thread, signal handlers too; not re-entered on one memory, which may be left by longjmp. No memory is read
+ *          that may not be readable, whatever the stack holds. */
+enum moat_walk_result moat_walk(struct moat_walk_memory *memory, const struct moat_walk_registers *caller, size_t most);
 
 /* The stack from given registers on, as a signal's context holds them: frames[0] is pc.
  * Takes:   room for `most` >= 1 frames.
