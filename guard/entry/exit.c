@@ -21,14 +21,19 @@ static void summary_send(struct moat_summary *summary, const char *note) {
     summary->repeats = atomic_load(&moat_process.repeats);
     summary->suppressed = atomic_load(&moat_process.suppressed);
     moat_shards_each(count_shard, summary);
-    bool worth_saying = options->summary || options->spool[0] != '\0' || summary->findings != 0 ||
-                        summary->leak_outcome == MOAT_LEAKS_FOUND ||
+    /* `moat run` wants every summary, for the exit status; a person only one that says something. */
+    bool worth_saying = options->summary || summary->findings != 0 || summary->leak_outcome == MOAT_LEAKS_FOUND ||
                         (summary->leak_outcome == MOAT_LEAKS_COULD_NOT_RUN && note[0] != '\0');
-    struct moat_report *report = worth_saying ? moat_report_begin(MOAT_REPORT_SUMMARY) : NULL;
+    struct moat_report *report =
+        worth_saying || options->spool[0] != '\0' ? moat_report_begin(MOAT_REPORT_SUMMARY) : NULL;
     if (report != NULL) {
         report->summary = *summary;
         memcpy(report->note, note, strlen(note) + 1);
-        moat_report_send(report, true);
+        if (worth_saying) {
+            moat_report_send(report, true);
+        } else {
+            (void)moat_report_offer(report, true);
+        }
         moat_report_end();
     }
 }

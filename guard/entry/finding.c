@@ -87,14 +87,21 @@ static void text_collect(void *context, const char *text, size_t length_bytes) {
     }
 }
 
+bool moat_report_offer(struct moat_report *report, bool wait_until_taken) {
+    struct moat_reporting *reporting = &moat_process.reporting;
+    const char *spool = moat_process.options.spool;
+    if (spool[0] == '\0') {
+        return false;
+    }
+    size_t length_bytes = moat_report_encode(report, reporting->record, sizeof reporting->record);
+    return length_bytes != 0 && moat_spool_append(spool, reporting->record, length_bytes, wait_until_taken);
+}
+
 void moat_report_send(struct moat_report *report, bool wait_until_taken) {
     struct moat_reporting *reporting = &moat_process.reporting;
     const struct moat_options *options = &moat_process.options;
-    if (options->spool[0] != '\0') {
-        size_t length_bytes = moat_report_encode(report, reporting->record, sizeof reporting->record);
-        if (length_bytes != 0 && moat_spool_append(options->spool, reporting->record, length_bytes, wait_until_taken)) {
-            return;
-        }
+    if (moat_report_offer(report, wait_until_taken)) {
+        return;
     }
     struct moat_sink sink = {text_collect, reporting};
     if (options->format == MOAT_FORMAT_JSON) {

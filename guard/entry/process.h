@@ -327,6 +327,8 @@ void moat_note(const char *text);
  * Send writes it, to `moat run` or else as the options say; `wait`: returns when it was printed. */
 struct moat_report *moat_report_begin(unsigned type);
 void moat_report_send(struct moat_report *report, bool wait_until_taken);
+/* Hands it to `moat run` or to nobody; false when there is none that takes it. */
+bool moat_report_offer(struct moat_report *report, bool wait_until_taken);
 void moat_report_end(void);
 
 /* After fork in the child. */
