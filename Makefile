@@ -32,6 +32,7 @@ ifeq ($(origin CXX),default)
 CXX := $(if $(findstring clang,$(CC)),clang++,g++)
 endif
 AR ?= ar
+OBJCOPY ?= objcopy
 B := build
 VERSION := $(shell sed -n 's/^.define MOAT_VERSION "\(.*\)"/\1/p' include/moat/version.h)
 
@@ -99,8 +100,14 @@ $(B)/libmoat.so: $(OBJ_LIBRARY)
 	@mkdir -p $(@D)
 	$(call show,$(CC) $(OPTIMISE) $(CFLAGS) $(LIBRARY_LINK) -o $@ $(OBJ_LIBRARY),link)
 
-# spawn.c and preload.c ask the dynamic loader, which a static program does not have.
-OBJ_ARCHIVE := $(filter-out %/entry/spawn.o %/entry/preload.o,$(OBJ_LIBRARY))
+# spawn.c and preload.c ask the dynamic loader, which a static program does not have. The others' code goes into a section of
+# a name of its own, by which Moat tells its own frames from the program's.
+OBJ_ARCHIVE := $(patsubst $(B)/obj/lib/%,$(B)/obj/archive/%,\
+                 $(filter-out %/entry/spawn.o %/entry/preload.o,$(OBJ_LIBRARY)))
+TO_MOAT_TEXT := $(foreach part,.text .text.unlikely .text.startup .text.hot .text.exit,--rename-section $(part)=moat_text)
+$(B)/obj/archive/%.o: $(B)/obj/lib/%.o
+	@mkdir -p $(@D)
+	$(call show,$(OBJCOPY) $(TO_MOAT_TEXT) $< $@,copy)
 $(B)/libmoat.a: $(OBJ_ARCHIVE)
 	@mkdir -p $(@D); rm -f $@
 	$(call show,$(AR) rcs $@ $(OBJ_ARCHIVE),ar)
@@ -131,7 +138,7 @@ DEPENDENCIES += $$(PARTS_$(1):.o=.d) $$(TESTS_$(1):.o=.d)
 endef
 
 HOST := -O2 -g -fexceptions -fasynchronous-unwind-tables
-BITS32 := -m32 -isystem /usr/include/x86_64-linux-gnu $(HOST)
+BITS32 := -m32 -isystem /usr/include/x86_64-linux-gnu -Wno-psabi $(HOST)
 SANITISE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 TINY_MAIN := $(wildcard tests/main.c)
 # -m32 needs gcc's multilib whatever CC is; the rest follows CC.

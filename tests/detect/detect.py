@@ -86,7 +86,7 @@ def shell_status(status):
 
 def modes(build):
     """How Moat gets into the program: a name and what to link with."""
-    archive = ["-L" + build, "-Wl,--undefined=malloc", "-l:libmoat.a"]
+    archive = ["-L" + build, "-Wl,--undefined=malloc", "-Wl,--eh-frame-hdr", "-l:libmoat.a"]
     return {"preloaded": [], "linked": archive, "static": ["-static"] + archive}
 
 
