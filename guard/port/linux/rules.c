@@ -161,7 +161,7 @@ static uint64_t rule_pack(const struct moat_rule *rule, uint64_t epoch) {
 }
 
 uint64_t moat_rules_find_slowly(uintptr_t pc, const struct moat_rules_view *view) {
-    if (pc >> (MOAT_RULE_PC_BITS - 1) != 0) {
+    if ((uint64_t)pc >> (MOAT_RULE_PC_BITS - 1) != 0) {
         return MOAT_RULE_JUNK; /* the kernel's half, or no address at all */
     }
     struct moat_rules_entry *entry = moat_rules_entry(pc);

@@ -61,7 +61,7 @@ static inline uintptr_t moat_rule_bp_offset(uint64_t rule) {
     return (uintptr_t)(intptr_t)(int16_t)(rule >> MOAT_RULE_BP_OFFSET_SHIFT);
 }
 static inline uintptr_t moat_rule_cfa_offset(uint64_t rule) {
-    return (uintptr_t)((intptr_t)rule >> MOAT_RULE_CFA_OFFSET_SHIFT);
+    return (uintptr_t)((int64_t)rule >> MOAT_RULE_CFA_OFFSET_SHIFT);
 }
 
 /* What moat_rules_find does when the cache has no rule for pc at first sight. */
