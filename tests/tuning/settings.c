@@ -227,13 +227,12 @@ static void test_large(void) {
     EXPECT(mallopt(M_MMAP_THRESHOLD, 100000) == 1 && !is_large(8 * MIB)); /* the option was given */
     char *huge = malloc(8 * MIB);
     set("large=1M");
-    huge[8 * MIB] = 1; /* the search for a block's start goes as far as the largest there was */
-    EXPECT(moat_check() == 1 && latest.size_bytes == 8 * MIB && latest.first == 8 * MIB);
-    free(huge);
+    /* The search for a block's start goes as far as the largest that there may be. */
     unsigned before = finding_count;
-    huge = malloc(8 * MIB);
     free(huge + 5 * MIB);
     EXPECT(finding_count == before + 1 && latest.kind == MOAT_INVALID_FREE && latest.first == 5 * MIB);
+    huge[8 * MIB] = 1;
+    EXPECT(moat_check() == 1 && latest.size_bytes == 8 * MIB && latest.first == 8 * MIB);
     free(huge);
     free(block);
     EXPECT(moat_check() == 0);
@@ -321,7 +320,38 @@ static void test_statistics(void) {
     EXPECT(after.stack_frames > 10 && after.stacks_lost == 0);
 }
 
-/* ---- ending up with what was asked for ---------------------------------------------------------------------------------------------------- */
+/* malloc_info says the same in XML. */
+static void test_xml(void) {
+    static char xml[1 << 16], buffer[4096], wanted[256];
+    FILE *file = fmemopen(xml, sizeof xml, "w");
+    setvbuf(file, buffer, _IOFBF, sizeof buffer);
+    struct moat_statistics s = now();
+    EXPECT(malloc_info(0, file) == 0);
+    fclose(file);
+    const struct {
+        const char *part;
+        uint64_t value;
+    } parts[] = {{"overhead part=\"headers\" size", s.header_bytes},
+                 {"overhead part=\"zones\" size", s.zone_bytes},
+                 {"overhead part=\"quarantine\" size", s.quarantine_bytes},
+                 {"overhead part=\"stacks\" size", s.stack_bytes},
+                 {"overhead part=\"map\" size", s.map_bytes},
+                 {"own size", s.own_bytes},
+                 {"used size", s.used_bytes},
+                 {"free size", s.free_bytes}};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        snprintf(wanted, sizeof wanted, "<%s=\"%llu\"", parts[i].part, (unsigned long long)parts[i].value);
+        verdict(strstr(xml, wanted) != NULL, wanted);
+    }
+    snprintf(wanted, sizeof wanted, "<requested count=\"%llu\" size=\"%llu\" peak=\"%llu\"/>",
+             (unsigned long long)s.live_blocks, (unsigned long long)s.live_bytes, (unsigned long long)s.peak_bytes);
+    verdict(strstr(xml, wanted) != NULL, wanted);
+    snprintf(wanted, sizeof wanted, "largest=\"%llu\" fragmentation=\"%u.%u\"",
+             (unsigned long long)s.largest_free_bytes, s.fragmentation_permille / 10, s.fragmentation_permille % 10);
+    verdict(strstr(xml, wanted) != NULL, wanted);
+}
+
+/* ---- while others allocate ---------------------------------------------------------------------------------------------------- */
 
 static void *allocate_much(void *unused) {
     (void)unused;
@@ -358,6 +388,7 @@ int main(void) {
     test_large();
     test_high_water();
     test_statistics();
+    test_xml();
     test_meanwhile();
     _Exit(0);
 }
