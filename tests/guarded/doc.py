@@ -1,8 +1,35 @@
-"""The code shown in docs/guarding.md is the code that the tests compile: each block that names a file is a run of its lines."""
+"""The code shown in docs/guarding.md is the code that the tests compile: each block that names a file is a run of its lines.
+And moat(3) names every function that the public headers declare, and no other."""
+import glob
 import re
 import sys
 
 PAGE = "docs/guarding.md"
+
+
+MAN = "docs/man/moat.3"
+
+
+def offered():
+    """The functions that the headers declare."""
+    names = set()
+    for path in glob.glob("include/*.h") + glob.glob("include/moat/*.h"):
+        with open(path, encoding="utf-8") as header:
+            text = re.sub(r"/\*.*?\*/", "", header.read(), flags=re.S)
+        text = re.sub(r"__attribute__\(\(\w+\)\) ", "", text)
+        declared = re.findall(r"^(?!#|static const|extern)[a-zA-Z_][^;{}()=#]*?\b\*?(moat_[a-z_]+)\(", text, re.M)
+        names.update(declared)
+    return names
+
+
+def man_verdicts():
+    with open(MAN, encoding="utf-8") as page:
+        named = set(re.findall(r"\bmoat_[a-z_]+(?=\s*\()|\bmoat_[a-z_]+(?=\" \(\))", page.read()))
+    for name in sorted(offered() - named):
+        print(f"FAIL {MAN} does not name {name}")
+    for name in sorted(named - offered()):
+        print(f"FAIL {MAN} names {name}, which no header declares")
+    return offered() == named and len(named) > 60
 
 
 def main():
@@ -20,6 +47,8 @@ def main():
     if not wanted <= shown:
         failed += 1
         print(f"FAIL {PAGE} does not show {sorted(wanted - shown)}")
+    good = man_verdicts()
+    passed, failed = passed + good, failed + (not good)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 
