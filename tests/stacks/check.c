@@ -1,6 +1,7 @@
 /* Linked around moat_walk in a build of the preload library that only this suite makes: each k-th stack is walked by libgcc's
  * unwinder as well, frame for frame; a difference ends the process. At exit the counts go into a file.
- * MOAT_CHECK=EVERY:DIRECTORY in the environment. May include: the port, POSIX, <unwind.h>. */
+ * MOAT_CHECK=EVERY:DIRECTORY in the environment; with ":flaw" behind it one frame of one stack is spoilt, to see that it is noticed.
+ * May include: the port, POSIX, <unwind.h>. */
 #define _GNU_SOURCE
 #include "guard/port/linux/unwind.h"
 
@@ -24,6 +25,7 @@ enum moat_walk_result __wrap_moat_walk(struct moat_walk_memory *memory, const st
 static _Atomic unsigned long walks, lost, hard, compared, frames_total, new_frames;
 static unsigned long every = 1;
 static char directory[256];
+static bool flaw;
 static _Atomic int state; /* 0: not set up, 1: being set up, 2: ready, 3: off */
 static _Unwind_Reason_Code (*backtrace)(_Unwind_Trace_Fn, void *);
 static _Unwind_Ptr (*ip_of)(struct _Unwind_Context *);
@@ -125,7 +127,13 @@ static void set_up(void) {
         return;
     }
     every = strtoul(given, &rest, 10);
-    snprintf(directory, sizeof directory, "%s", rest + 1);
+    every += every == 0;
+    snprintf(directory, sizeof directory, "%s", *rest == '\0' ? "." : rest + 1);
+    char *colon = strchr(directory, ':');
+    flaw = colon != NULL;
+    if (flaw) {
+        *colon = '\0';
+    }
     void *library = dlopen("libgcc_s.so.1", RTLD_NOW | RTLD_LOCAL);
     *(void **)&backtrace = dlsym(library, "_Unwind_Backtrace");
     *(void **)&ip_of = dlsym(library, "_Unwind_GetIP");
@@ -149,6 +157,9 @@ enum moat_walk_result __wrap_moat_walk(struct moat_walk_memory *memory, const st
     if (state == 2 && result != MOAT_WALK_HARD) {
         frames_total += memory->count;
         new_frames += memory->count - memory->kept;
+        if (flaw && number > 100) {
+            memory->frames[memory->count / 2].pc++;
+        }
         if (number % every == 0) {
             compare(memory, caller->pc, most, result);
         }

@@ -257,19 +257,86 @@ static bool read_bp_expression(struct reader *reader, int64_t *offset, bool *der
     return !inner.bad && inner.at == inner.end;
 }
 
-static void run_expression(struct machine *machine, struct reader *reader, bool for_cfa, bool value) {
+/* A value of an expression: a number, or rsp and a number. */
+struct value {
+    uint64_t number;
+    bool has_sp;
+};
+
+enum { VALUES_MAX = 4 };
+
+/* The operations by which linkers describe their tables of jumps, where the CFA depends on the very address. */
+static bool run_operation(unsigned operation, struct reader *reader, uintptr_t pc, struct value *values,
+                          unsigned *count) {
+    enum { OP_AND = 0x1a, OP_PLUS = 0x22, OP_SHL = 0x24, OP_GE = 0x2a, OP_LIT0 = 0x30, OP_LIT31 = 0x4f };
+    enum { OP_BREG_SP = 0x70 + REGISTER_SP, OP_BREG_RA = 0x70 + REGISTER_RA };
+    if (operation >= OP_LIT0 && operation <= OP_LIT31) {
+        values[(*count)++] = (struct value){operation - OP_LIT0, false};
+        return true;
+    }
+    if (operation == OP_BREG_SP || operation == OP_BREG_RA) {
+        uint64_t offset = (uint64_t)read_sleb(reader);
+        values[(*count)++] = (struct value){operation == OP_BREG_SP ? offset : pc + offset, operation == OP_BREG_SP};
+        return true;
+    }
+    if (*count < 2) {
+        return false;
+    }
+    const struct value right = values[--*count];
+    struct value *left = &values[*count - 1];
+    const bool plain = !left->has_sp && !right.has_sp, both = left->has_sp && right.has_sp;
+    switch (operation) {
+    case OP_PLUS:
+        left->number += right.number;
+        left->has_sp |= right.has_sp;
+        return !both;
+    case OP_AND:
+        left->number &= right.number;
+        return plain;
+    case OP_SHL:
+        left->number = right.number < 64 ? left->number << right.number : 0;
+        return plain;
+    case OP_GE:
+        left->number = (int64_t)left->number >= (int64_t)right.number;
+        return plain;
+    default:
+        return false;
+    }
+}
+
+/* Whether an expression comes to rsp + constant at this pc. */
+static bool read_sp_expression(struct reader reader, uintptr_t pc, int64_t *offset) {
+    struct value values[VALUES_MAX];
+    unsigned count = 0;
+    while (reader.at < reader.end) {
+        if (count == VALUES_MAX || !run_operation((unsigned)read_bytes(&reader, 1), &reader, pc, values, &count)) {
+            return false;
+        }
+    }
+    *offset = count == 1 ? (int64_t)values[0].number : 0;
+    return count == 1 && values[0].has_sp && !reader.bad;
+}
+
+static void run_cfa_expression(struct machine *machine, struct reader *reader) {
+    struct reader whole = *reader;
+    uint64_t length = read_uleb(&whole);
+    bool deref = false;
+    int64_t offset = 0;
+    whole.end = length <= (uint64_t)(whole.end - whole.at) ? whole.at + length : whole.at;
+    bool by_bp = read_bp_expression(reader, &offset, &deref);
+    bool by_sp = !by_bp && read_sp_expression(whole, machine->pc, &offset);
+    machine->row.cfa_register = by_sp ? REGISTER_SP : REGISTER_BP;
+    machine->row.cfa_offset = offset;
+    machine->row.cfa_deref = deref && by_bp;
+    machine->row.cfa_hard = !by_bp && !by_sp;
+}
+
+static void run_expression(struct machine *machine, struct reader *reader, bool value) {
     int64_t offset = 0;
     bool deref = false;
-    uint64_t which = for_cfa ? 0 : read_uleb(reader);
+    uint64_t which = read_uleb(reader);
     bool known = read_bp_expression(reader, &offset, &deref);
-    if (for_cfa) {
-        machine->row.cfa_register = REGISTER_BP;
-        machine->row.cfa_offset = offset;
-        machine->row.cfa_deref = deref;
-        machine->row.cfa_hard = !known;
-    } else {
-        set_place(machine, which, known && !deref && !value ? WHERE_BP : WHERE_HARD, offset);
-    }
+    set_place(machine, which, known && !deref && !value ? WHERE_BP : WHERE_HARD, offset);
 }
 
 static void set_cfa(struct machine *machine, uint64_t which, int64_t offset) {
@@ -342,10 +409,10 @@ static void run_extended(struct machine *machine, struct reader *reader, unsigne
         set_cfa(machine, machine->row.cfa_register, (int64_t)read_uleb(reader));
         return;
     case 0x0f: /* def_cfa_expression */
-        run_expression(machine, reader, true, false);
+        run_cfa_expression(machine, reader);
         return;
     case 0x10: /* expression */
-        run_expression(machine, reader, false, false);
+        run_expression(machine, reader, false);
         return;
     case 0x11: /* offset_extended_sf */
         which = read_uleb(reader);
@@ -369,7 +436,7 @@ static void run_extended(struct machine *machine, struct reader *reader, unsigne
         set_place(machine, which, WHERE_HARD, 0);
         return;
     case 0x16: /* val_expression */
-        run_expression(machine, reader, false, true);
+        run_expression(machine, reader, true);
         return;
     case 0x2e: /* GNU_args_size */
         (void)read_uleb(reader);

@@ -1,4 +1,4 @@
-/* The cache of unwind rules. May include: the port's headers, <link.h>, <stdio.h>, <sys/auxv.h>. */
+/* The cache of unwind rules. May include: the port's headers, <link.h>, <stdio.h>, <string.h>, <sys/auxv.h>. */
 #define _GNU_SOURCE
 #include "guard/port/linux/rules.h"
 #include "guard/port/linux/module.h"
@@ -8,6 +8,7 @@
 
 #include <link.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/auxv.h>
 
 static struct moat_rules_state *const own = &moat_port_state.rules;
@@ -108,8 +109,8 @@ void moat_rules_init(bool first) {
 
 bool moat_rules_are_available(void) { return own->entries != NULL; }
 
-/* Whether an instruction that calls ends at an address: E8 with an offset, or FF /2 with its operand. */
-static bool follows_call(uintptr_t return_address) {
+/* E8 with an offset, or FF /2 with its operand. */
+bool moat_rules_follows_call(uintptr_t return_address) {
     enum { CALL_BYTES_MAX = 7, CALL_RELATIVE_BYTES = 5, OP_CALL_RELATIVE = 0xe8, OP_INDIRECT = 0xff };
     enum { MODRM_OPERATION_SHIFT = 3, MODRM_OPERATION_MASK = 7, OPERATION_CALL = 2 };
     unsigned char code[CALL_BYTES_MAX];
@@ -124,10 +125,26 @@ static bool follows_call(uintptr_t return_address) {
     return calls;
 }
 
-/* For an address that no table speaks of. libgcc's unwinder may know more, of code made at run time; but to ask it takes a lock that it
- * holds itself where it allocates and frees, and a stack that ends early is better than a program that hangs. */
+/* Whether a return address is where makecontext has a coroutine's first function return to: nothing calls from before it, and
+ * its first instruction leaves the coroutine's stack. */
+static bool is_context_start(uintptr_t return_address) {
+    static const unsigned char leave[] = {0x48, 0x89, 0xdc}; /* mov %rbx, %rsp */
+    static const unsigned char landing[] = {0xf3, 0x0f, 0x1e, 0xfa};
+    unsigned char code[sizeof landing + sizeof leave];
+    if (moat_memory_copy(code, return_address, sizeof code) != sizeof code) {
+        return false;
+    }
+    size_t at = memcmp(code, landing, sizeof landing) == 0 ? sizeof landing : 0;
+    return memcmp(code + at, leave, sizeof leave) == 0;
+}
+
+/* For an address that no table speaks of. libgcc's unwinder may know more, of code made at run time; but to ask it takes a
+ * lock that it holds itself where it allocates and frees, and a stack that ends early is better than a program that hangs. */
 static enum moat_rule_kind kind_without_table(uintptr_t pc) {
-    return follows_call(pc + 1) ? MOAT_RULE_NONE : MOAT_RULE_JUNK;
+    if (moat_rules_follows_call(pc + 1)) {
+        return MOAT_RULE_NONE;
+    }
+    return is_context_start(pc + 1) ? MOAT_RULE_END : MOAT_RULE_JUNK;
 }
 
 static struct moat_rule learn(uintptr_t pc, uint64_t now, uint64_t *epoch) {

@@ -41,6 +41,9 @@ static inline bool moat_rules_changed(struct moat_rules_view *view, uintptr_t ca
     return __builtin_expect(loader_calls || !known, 0) && moat_rules_look_again(view, loader_calls);
 }
 
+/* Whether an instruction that calls ends at an address, as before every return address. Cost: two system calls. */
+bool moat_rules_follows_call(uintptr_t return_address);
+
 /* A rule in one word, and an entry of the cache in two: pc and the epoch's lower part, the rule and the epoch's upper part. */
 enum {
     MOAT_RULE_BP_SHIFT = MOAT_RULE_KIND_BITS,

@@ -74,21 +74,20 @@ static enum step step_over_signal(struct walker *walker, const struct moat_walk_
     return walker->extent != NULL && caller->pc != 0 ? STEP_CALLER : STEP_BAD;
 }
 
-/* For rules that do not lead to a caller. The process's very first code, the loader's, has no table on some systems: it is known by
- * its stack pointer, which is where the kernel put it. */
-static enum step step_nowhere(unsigned kind, bool exact, uintptr_t sp) {
-    if (kind == MOAT_RULE_NONE && sp == moat_extent_first_sp()) {
-        return STEP_END;
-    }
+/* For rules that do not lead to a caller. */
+static enum step step_nowhere(unsigned kind, bool exact, const struct moat_walk_frame *frame) {
     switch (kind) {
     case MOAT_RULE_END:
         return STEP_END;
     case MOAT_RULE_HARD:
-        return STEP_HARD;
+        /* An unwinder would not ask whether its way is readable: it may follow real frames only. */
+        return exact || moat_rules_follows_call(frame->pc) ? STEP_HARD : STEP_JUNK;
     case MOAT_RULE_JUNK:
         return exact ? STEP_LOST : STEP_JUNK; /* what was interrupted is where it is, code or not */
     default:
-        return STEP_LOST;
+        /* The process's very first code, the loader's, has no table on some systems: it is known by its stack pointer, which
+         * is where the kernel put it. */
+        return frame->sp == moat_extent_first_sp() ? STEP_END : STEP_LOST;
     }
 }
 
@@ -125,7 +124,7 @@ static inline enum step step(struct walker *walker, struct moat_walk_frame *fram
     case MOAT_RULE_SIGNAL:
         return step_over_signal(walker, frame, caller);
     default:
-        return step_nowhere(moat_rule_kind(rule), exact, frame->sp);
+        return step_nowhere(moat_rule_kind(rule), exact, frame);
     }
     walker->exact = false;
     const uintptr_t pc_slot = cfa - sizeof(uintptr_t);
